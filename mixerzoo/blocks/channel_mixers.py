@@ -1,0 +1,38 @@
+"""Channel mixers: what a block does with each token alone."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from mixerzoo.mixers.activations import ACTIVATIONS
+from mixerzoo.mixers.base import check_choice
+
+
+class GLU(nn.Module):
+    """`y = W_down (act(W_gate x) * W_up x)`; act = silu is SwiGLU (arXiv:2002.05202), none the HGRN authors' language models.
+
+    dim: width · multiplier: hidden width over dim, rounded down · hidden: the hidden width itself, wins over multiplier ·
+    activation: silu | sigmoid | none · bias: on all three maps. 3 dim hidden parameters (+ 2 hidden + dim with bias).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        multiplier: float = 8 / 3,
+        hidden: int | None = None,
+        activation: str = "silu",
+        bias: bool = False,
+    ) -> None:
+        super().__init__()
+        check_choice("activation", activation, tuple(ACTIVATIONS))
+        hidden = int(multiplier * dim) if hidden is None else hidden
+        if hidden < 1:
+            raise ValueError(f"the hidden width must be at least 1, got {hidden}; remedy: a larger multiplier or hidden")
+        self.activation = activation
+        self.gate_proj = nn.Linear(dim, hidden, bias=bias)
+        self.up_proj = nn.Linear(dim, hidden, bias=bias)
+        self.down_proj = nn.Linear(hidden, dim, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(ACTIVATIONS[self.activation](self.gate_proj(x)) * self.up_proj(x))

@@ -1,0 +1,128 @@
+"""A stack of residual blocks with any pattern of mixers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mixerzoo.mixers.base import Mixer, Output
+from mixerzoo.mixers.lower_bound import LowerBounds
+from mixerzoo.mixers.norms import make_norm
+from mixerzoo.registry.catalog import build_mixer
+from mixerzoo.registry.registry import unknown
+
+from .channel_mixers import GLU
+from .residual import ResidualBlock
+
+MixerConfig = str | Mapping[str, Any]
+CHANNEL_MIXER_KEYS = ("multiplier", "hidden", "activation", "bias")
+
+
+class Stack(nn.Module):
+    """`depth` residual blocks and a final norm: [B,T,D] -> [B,T,D].
+
+    dim: width D, also every mixer's · mixer: a name or configuration, or a list of them tiled over the depth, so that
+    `["hgrn2", "hgrn2", "hgrn2", "attention"]` has one attention layer in four · channel_mixer: GLU's keywords
+    (multiplier, hidden, activation, bias), None for none · norm: layer | rms | srms | group · lower_bounds: skip_first |
+    skip_last, the convention of HGRN's bounds, which the stack owns (`mixers/lower_bound.py`), None for none ·
+    bidirectional: for every mixer · dropout: on every residual branch · gradient_checkpointing: recompute each block's
+    forward in the backward pass.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        depth: int,
+        mixer: MixerConfig | Sequence[MixerConfig],
+        *,
+        channel_mixer: Mapping[str, Any] | None = {},  # noqa: B006 (never written)
+        norm: str = "rms",
+        lower_bounds: str | None = "skip_first",
+        bidirectional: bool = False,
+        dropout: float = 0.0,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        pattern = [mixer] if isinstance(mixer, (str, Mapping)) else list(mixer)
+        if depth < 1 or not pattern:
+            raise ValueError(f"a stack needs depth >= 1 and at least one mixer, got depth={depth} and {pattern}")
+        for key in channel_mixer or {}:
+            if key not in CHANNEL_MIXER_KEYS:
+                raise ValueError(unknown("keyword of channel_mixer", key, CHANNEL_MIXER_KEYS))
+        blocks = []
+        for layer in range(depth):
+            module = _build(pattern[layer % len(pattern)], dim, bidirectional)
+            channels = None if channel_mixer is None else GLU(dim, **channel_mixer)
+            blocks.append(ResidualBlock(module, channels, norm=norm, dropout=dropout))
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = make_norm(norm, dim)
+        self.gradient_checkpointing = gradient_checkpointing
+        learned = lower_bounds is not None and any(_takes_bound(block.mixer) for block in blocks)
+        self.lower_bounds = LowerBounds(depth, dim, lower_bounds) if learned and lower_bounds else None
+
+    def forward(self, x: Tensor, *, mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
+        """Whole sequences; mask and cu_seqlens as for a mixer."""
+        for block, shared in zip(self.blocks, self._shared(), strict=True):
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, mask=mask, cu_seqlens=cu_seqlens, shared=shared, use_reentrant=False)
+            else:
+                x = block(x, mask=mask, cu_seqlens=cu_seqlens, shared=shared)
+        return self.norm(x)
+
+    def prefill(self, x: Tensor, state: Sequence[Any] | None = None, *, mask: Tensor | None = None) -> Output:
+        """A chunk of every sequence in, the states after it out, a tuple with one entry a layer."""
+        states = [None] * len(self.blocks) if state is None else state
+        new_states = []
+        for block, layer_state, shared in zip(self.blocks, states, self._shared(), strict=True):
+            x, new_state = block.prefill(x, layer_state, mask=mask, shared=shared)
+            new_states.append(new_state)
+        return Output(self.norm(x), tuple(new_states))
+
+    def step(self, x_t: Tensor, state: Sequence[Any]) -> Output:
+        """One token of every sequence: [B,D] -> [B,D]."""
+        new_states = []
+        for block, layer_state, shared in zip(self.blocks, state, self._shared(), strict=True):
+            x_t, new_state = block.step(x_t, layer_state, shared=shared)
+            new_states.append(new_state)
+        return Output(self.norm(x_t), tuple(new_states))
+
+    def init_state(self, batch_size: int, *, max_length: int | None = None) -> tuple[Any, ...]:
+        return tuple(block.init_state(batch_size, max_length=max_length) for block in self.blocks)
+
+    def state_size(self, length: int) -> int:
+        """Numbers that a sequence's states hold after `length` tokens, summed over layers (4 bytes each)."""
+        return sum(block.mixer.state_size(length) for block in self.blocks)
+
+    def flops(self, length: int) -> int:
+        """Forward FLOPs for one sequence: mixers and channel mixers, two per multiply-add; norms are not counted."""
+        channels = sum(
+            module.weight.numel()
+            for block in self.blocks
+            if block.channel_mixer is not None
+            for module in block.channel_mixer.modules()
+            if isinstance(module, nn.Linear)
+        )
+        return 2 * channels * length + sum(block.mixer.flops(length) for block in self.blocks)
+
+    def _shared(self) -> list[Tensor | None]:
+        """Each layer's slice of what is shared over depth, computed once."""
+        if self.lower_bounds is None:
+            return [None] * len(self.blocks)
+        bounds = self.lower_bounds().unbind(0)
+        return [bound if _takes_bound(block.mixer) else None for block, bound in zip(self.blocks, bounds, strict=True)]
+
+
+def _build(config: MixerConfig, dim: int, bidirectional: bool) -> Mixer:
+    config = {"name": config} if isinstance(config, str) else dict(config)
+    for key, value in (("dim", dim), ("bidirectional", bidirectional)):
+        if config.setdefault(key, value) != value:
+            raise ValueError(f"the stack has {key}={value}, got a mixer with {key}={config[key]}; remedy: leave it out")
+    return build_mixer(config)
+
+
+def _takes_bound(mixer: Mixer) -> bool:
+    return mixer.depth_shared is LowerBounds and getattr(mixer, "lower_bound", None) is None

@@ -1,0 +1,3 @@
+from .op import gated_linear_attention
+
+__all__ = ["gated_linear_attention"]

@@ -1,0 +1,153 @@
+"""Gated linear attention in chunks, plain torch: O(T) time and memory, matrix products, no loop over tokens.
+
+    inside a chunk      y  = A v,                       A from the decay tree
+    state entering it   y += (q * prefix) S
+    state leaving it    S' = Diag(total) S + (k * suffix)^T v
+
+Chunks are worked off in segments that stay in cache; the backward pass recomputes what is cheap and keeps A and S.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..gated_scan.chunked import scan
+from ..packing import ChunkAlignment, align_to_chunks
+from .decay_tree import DecayTree
+from .reference import recurrent_step
+
+CHUNK = 64
+SEGMENT_ELEMENTS = 2**19  # q of one segment; measured best on CPUs with 1 to 2 MiB of cache a core
+SMALL_STATE = 32  # up to K V = 32 an elementwise scan over the state moves less than [C,C] scores
+
+
+def chunked(
+    q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    return chunked_with_gates(q, k, v, log_f.exp(), initial_state, cu_seqlens)
+
+
+def chunked_with_gates(
+    q: Tensor, k: Tensor, v: Tensor, f: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The same from the gates f in [0, 1] themselves, which HGRN2 has without a logarithm."""
+    length, state_elements = q.shape[1], k.shape[-1] * v.shape[-1]
+    if length == 1 and cu_seqlens is None:
+        y, state = recurrent_step(q[:, 0], k[:, 0], v[:, 0], f[:, 0], initial_state)
+        return y[:, None], state
+    if state_elements <= SMALL_STATE:
+        states, final_state = scan(f[..., None], k[..., None] * v[..., None, :], initial_state, cu_seqlens)
+        return (q[..., None] * states).sum(-2), final_state
+
+    chunk = min(CHUNK, 2 ** math.ceil(math.log2(length)))
+    if cu_seqlens is None:
+        padding = -length % chunk
+        q, k, v = (F.pad(x, (0, 0, 0, 0, 0, padding)) for x in (q, k, v))
+        f = F.pad(f, (0, 0, 0, 0, 0, padding), value=1.0)
+        y, leaving = _Chunked.apply(q, k, v, f, initial_state, chunk, None)
+        return y[:, :length], leaving.view(initial_state.shape)
+
+    alignment = align_to_chunks(cu_seqlens, length, chunk)
+    slots = (1, alignment.num_chunks * chunk)
+    q, k, v, f = (
+        x.new_full((*slots, *x.shape[2:]), fill).index_copy(1, alignment.slot, x)
+        for x, fill in ((q, 0.0), (k, 0.0), (v, 0.0), (f, 1.0))
+    )
+    y, leaving = _Chunked.apply(q, k, v, f, initial_state, chunk, alignment)
+    final_state = torch.where(alignment.nonempty[:, None, None, None], leaving[alignment.last], initial_state)
+    return y[:, alignment.slot], final_state
+
+
+class _Chunked(torch.autograd.Function):
+    """(y [B,T,H,V], states that leave a chunk [1 or N, B H, K, V]): the last one alone, or all of them when packed.
+
+    Adjoint, with S_n entering chunk n and dS_n the gradient that arrives at it:
+    `dS_n = (q * prefix)^T dy + Diag(total) dS_{n+1}`, `dA = dy v^T`, `dv = A^T dy + (k * suffix) dS_{n+1}`.
+    """
+
+    @staticmethod
+    def forward(ctx, q, k, v, f, initial_state, chunk: int, packing: ChunkAlignment | None):
+        heads = q.shape[0] * q.shape[2]
+        num_chunks, K, V = q.shape[1] // chunk, q.shape[-1], v.shape[-1]
+        y = torch.empty_like(v)
+        scores = q.new_empty(num_chunks * heads, chunk, chunk)
+        entering = q.new_empty(num_chunks, heads, K, V)
+        leaving = q.new_empty(num_chunks, heads, K, V) if packing else None
+        state = initial_state.new_zeros(heads, K, V) if packing else initial_state.flatten(0, 1)
+        for start, stop in _segments(num_chunks, heads * chunk * K):
+            rows = slice(start * heads, stop * heads)
+            q_, k_, v_, f_ = (_to_chunks(x, chunk, start, stop) for x in (q, k, v, f))
+            tree = DecayTree(f_)
+            scores[rows] = tree.scores(q_, k_)
+            update = ((k_ * tree.suffix).mT @ v_).unflatten(0, (-1, heads))
+            total = tree.prefix[:, -1].unflatten(0, (-1, heads))[..., None]
+            for n in range(start, stop):
+                if packing:
+                    state = torch.where(packing.first[n], initial_state[packing.document[n]], state)
+                entering[n] = state
+                state = torch.addcmul(update[n - start], total[n - start], state)
+                if packing:
+                    leaving[n] = state
+            y_ = torch.baddbmm(scores[rows] @ v_, q_ * tree.prefix, entering[start:stop].flatten(0, 1))
+            _from_chunks(y_, y, chunk, start, stop)
+        ctx.save_for_backward(q, k, v, f, scores, entering)
+        ctx.chunk, ctx.packing, ctx.documents = chunk, packing, initial_state.shape
+        return y, leaving if packing else state[None].clone()
+
+    @staticmethod
+    def backward(ctx, dy, dleaving):
+        q, k, v, f, scores, entering = ctx.saved_tensors
+        chunk, packing = ctx.chunk, ctx.packing
+        num_chunks, heads, K, V = entering.shape
+        dq, dk, dv, df = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v), torch.empty_like(f)
+        dinitial_state = entering.new_zeros(ctx.documents)
+        dstate = dleaving.new_zeros(heads, K, V) if packing else dleaving[0]
+        for start, stop in reversed(_segments(num_chunks, heads * chunk * K)):
+            rows = slice(start * heads, stop * heads)
+            q_, k_, v_, f_, dy_ = (_to_chunks(x, chunk, start, stop) for x in (q, k, v, f, dy))
+            tree = DecayTree(f_)
+            decayed_q, decayed_k = q_ * tree.prefix, k_ * tree.suffix
+            dentering = (decayed_q.mT @ dy_).unflatten(0, (-1, heads))
+            total = tree.prefix[:, -1].unflatten(0, (-1, heads))[..., None]
+            dafter = torch.empty_like(dentering)
+            for n in reversed(range(start, stop)):
+                dstate = dstate + dleaving[n] if packing else dstate
+                dafter[n - start] = dstate
+                dstate = torch.addcmul(dentering[n - start], total[n - start], dstate)
+                if packing:
+                    dinitial_state[packing.document[n]] += torch.where(packing.first[n], dstate, 0)
+                    dstate = torch.where(packing.first[n], 0, dstate)
+            before, after = entering[start:stop].flatten(0, 1), dafter.flatten(0, 1)
+
+            ddecayed_q, ddecayed_k = dy_ @ before.mT, v_ @ after.mT
+            dq_, dk_ = ddecayed_q * tree.prefix, ddecayed_k * tree.suffix
+            dprefix, dsuffix = ((dx.mul_(x)).sum_to_size(f_.shape) for dx, x in ((ddecayed_q, q_), (ddecayed_k, k_)))
+            dprefix[:, -1] += (before * after).sum(-1).sum_to_size(f_[:, -1].shape)
+            dv_ = torch.baddbmm(decayed_k @ after, scores[rows].mT, dy_)
+            df_ = tree.backward(q_, k_, dy_ @ v_.mT, dprefix, dsuffix, dq_, dk_)
+            for x_, x in ((dq_, dq), (dk_, dk), (dv_, dv), (df_, df)):
+                _from_chunks(x_, x, chunk, start, stop)
+        if not packing:
+            dinitial_state = dstate.view(ctx.documents)
+        return dq, dk, dv, df, dinitial_state, None, None
+
+
+def _segments(num_chunks: int, chunk_elements: int) -> list[tuple[int, int]]:
+    step = max(1, SEGMENT_ELEMENTS // chunk_elements)
+    return [(start, min(start + step, num_chunks)) for start in range(0, num_chunks, step)]
+
+
+def _to_chunks(x: Tensor, chunk: int, start: int, stop: int) -> Tensor:
+    """[B,T,H,D] -> [(stop-start) B H, C, D], chunks start to stop, chunk-major and contiguous."""
+    x = x[:, start * chunk : stop * chunk].unflatten(1, (-1, chunk))
+    return x.permute(1, 0, 3, 2, 4).reshape(-1, chunk, x.shape[-1])
+
+
+def _from_chunks(x: Tensor, out: Tensor, chunk: int, start: int, stop: int) -> None:
+    """The inverse of `_to_chunks`, written into `out`."""
+    B, _, H, D = out.shape
+    out[:, start * chunk : stop * chunk].view(B, stop - start, chunk, H, D).copy_(x.view(stop - start, B, H, chunk, D).permute(1, 0, 3, 2, 4))

@@ -1,0 +1,60 @@
+"""The public gated linear attention: equation, shapes, checks, choice of backend."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..dispatch import Backend, resolve
+from ..recurrence import run_recurrence
+from ..validation import check_direction, check_shape, initial_state_or_zeros, number_of_sequences
+from .chunked import chunked
+from .reference import reference
+
+BACKENDS = (Backend("torch", chunked), Backend("reference", reference))
+
+
+def gated_linear_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_f: Tensor,
+    *,
+    scale: float = 1.0,
+    initial_state: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    direction: str = "causal",
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`S_t = Diag(f_t) S_{t-1} + k_t v_t^T`, `y_t = scale q_t S_t`.
+
+    Gated linear attention (arXiv:2312.06635, eq. 3). One gate a head, `log_f: [B,T,H,1]`, is retention's case
+    (arXiv:2307.08621, eq. 6) and runs faster.
+
+    q, k: [B,T,H,K] · v: [B,T,H,V] · log_f: [B,T,H,K] or [B,T,H,1], natural logs <= 0, -inf forgets everything ·
+    initial_state: [B,H,K,V], None = zeros · cu_seqlens: [N+1], N documents packed into one row (B=1), states [N,H,K,V] ·
+    direction: causal | reverse | both (both: the sum, states [2,B,H,K,V]).
+
+    Returns y: [B,T,H,V] in v's dtype and the final state in fp32 (fp64 in, fp64 kept). Gradients reach every input, also
+    from the final state. Exact for every decay. O(T (C (K + V) + K V)) time per head, C = 64; O(T) memory.
+    """
+    B, T, H, K, V = check_qkv(q, k, v)
+    if tuple(log_f.shape) not in ((B, T, H, K), (B, T, H, 1)):
+        raise ValueError(f"log_f must be [B,T,H,K]={(B, T, H, K)} or [B,T,H,1], got {tuple(log_f.shape)}")
+    check_direction(direction)
+    sequences = number_of_sequences(q, cu_seqlens)
+    initial_state = initial_state_or_zeros(initial_state, q, "[B,H,K,V]", (sequences, H, K, V), direction)
+    chosen = resolve("gated_linear_attention", BACKENDS, backend)
+
+    y, final_state = run_recurrence(chosen.run, direction, (q, k, v, log_f), (), initial_state, cu_seqlens)
+    return (scale * y).to(v.dtype), final_state
+
+
+def check_qkv(q: Tensor, k: Tensor, v: Tensor, k_name: str = "k") -> tuple[int, int, int, int, int]:
+    """(B, T, H, K, V) of consistent q, k: [B,T,H,K] and v: [B,T,H,V]."""
+    if q.ndim != 4 or v.ndim != 4 or 0 in q.shape or 0 in v.shape:
+        raise ValueError(f"q and v must be [B,T,H,K] and [B,T,H,V], every size at least 1, got {tuple(q.shape)} and {tuple(v.shape)}")
+    B, T, H, K = q.shape
+    V = v.shape[-1]
+    check_shape(k_name, k, "[B,T,H,K]", (B, T, H, K))
+    check_shape("v", v, "[B,T,H,V]", (B, T, H, V))
+    return B, T, H, K, V

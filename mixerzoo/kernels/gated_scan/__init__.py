@@ -1,0 +1,3 @@
+from .op import gated_scan
+
+__all__ = ["gated_scan"]

@@ -1,0 +1,60 @@
+"""The public gated scan: equation, shapes, checks, choice of backend."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..dispatch import Backend, resolve
+from ..recurrence import run_recurrence
+from ..validation import check_direction, check_shape, initial_state_or_zeros, number_of_sequences
+from .chunked import chunked
+from .reference import reference
+
+BACKENDS = (Backend("torch", chunked), Backend("reference", reference))
+
+
+def gated_scan(
+    x: Tensor,
+    log_f: Tensor,
+    theta: Tensor | None = None,
+    *,
+    initial_state: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    direction: str = "causal",
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`h_t = f_t e^{i theta} h_{t-1} + x_t`, elementwise; without theta the real `h_t = f_t h_{t-1} + x_t`.
+
+    The recurrence of HGRN (arXiv:2311.04823, section 3.2) with `x_t = (1 - f_t) c_t`.
+
+    x: [B,T,D], complex exactly when theta is given · log_f: [B,T,D], natural logs <= 0, -inf forgets everything ·
+    theta: [D], radians · initial_state: [B,D], None = zeros · cu_seqlens: [N+1], N documents packed
+    into one row (B=1), states [N,D] · direction: causal | reverse | both (both: the sum, states [2,B,D]).
+
+    Returns h: [B,T,D] in x's dtype and the final state in fp32 (fp64 in, fp64 kept; complex likewise). Gradients reach
+    every input, also from the final state. O(T D) time and memory.
+    """
+    B, T, D = _dimensions(x)
+    check_shape("log_f", log_f, "[B,T,D]", (B, T, D))
+    if (theta is not None) != x.is_complex():
+        raise ValueError(
+            f"x must be complex exactly when theta is given, got x {x.dtype} and theta {'given' if theta is not None else None}; "
+            "remedy: torch.view_as_complex, or drop theta"
+        )
+    if theta is not None and tuple(theta.shape) not in ((D,), (B, T, D)):
+        raise ValueError(f"theta must be [D]={(D,)} or [B,T,D]={(B, T, D)}, got {tuple(theta.shape)}")
+    check_direction(direction)
+    sequences = number_of_sequences(x, cu_seqlens)
+    initial_state = initial_state_or_zeros(initial_state, x, "[B,D]", (sequences, D), direction)
+    chosen = resolve("gated_scan", BACKENDS, backend)
+
+    inputs, parameters = ((x, log_f), (None,)) if theta is None else ((x, log_f, theta.expand(B, T, D)), ())
+    h, final_state = run_recurrence(chosen.run, direction, inputs, parameters, initial_state, cu_seqlens)
+    return h.to(x.dtype), final_state
+
+
+def _dimensions(x: Tensor) -> tuple[int, int, int]:
+    if x.ndim != 3 or 0 in x.shape:
+        raise ValueError(f"x must be [B,T,D] with every size at least 1, got {tuple(x.shape)}")
+    B, T, D = x.shape
+    return B, T, D

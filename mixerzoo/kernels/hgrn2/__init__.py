@@ -1,0 +1,3 @@
+from .op import hgrn2
+
+__all__ = ["hgrn2"]

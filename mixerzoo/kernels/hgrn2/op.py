@@ -1,0 +1,59 @@
+"""The public HGRN2 recurrence: equation, shapes, checks, choice of backend."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..dispatch import Backend, resolve
+from ..gated_linear_attention.op import check_qkv
+from ..recurrence import run_recurrence
+from ..validation import check_direction, initial_state_or_zeros, number_of_sequences
+from .chunked import chunked
+from .reference import reference
+
+BACKENDS = (Backend("torch", chunked), Backend("reference", reference))
+
+
+def hgrn2(
+    q: Tensor,
+    x: Tensor,
+    v: Tensor,
+    lower_bound: Tensor | float = 0.0,
+    *,
+    scale: float = 1.0,
+    initial_state: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    direction: str = "causal",
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`f_t = gamma + (1-gamma) sigmoid(x_t)`, `S_t = Diag(f_t) S_{t-1} + (1-f_t) v_t^T`, `y_t = scale q_t S_t`.
+
+    The recurrence of HGRN2 (arXiv:2404.07904, section 3) from the raw gate logits x and the lower bound gamma.
+
+    q, x: [B,T,H,K] · v: [B,T,H,V] · lower_bound: a number or a tensor that broadcasts to [H,K], in [0, 1) ·
+    initial_state: [B,H,K,V], None = zeros · cu_seqlens: [N+1], N documents packed into one row (B=1), states [N,H,K,V] ·
+    direction: causal | reverse | both (both: the sum, states [2,B,H,K,V]). x = +inf leaves the state as it is.
+
+    Returns y: [B,T,H,V] in v's dtype and the final state in fp32 (fp64 in, fp64 kept). Gradients reach every input, the
+    lower bound and the initial state included, also from the final state. Cost as `gated_linear_attention`.
+    """
+    _, _, H, K, V = check_qkv(q, x, v, k_name="x")
+    gamma = _lower_bound(lower_bound, q, (H, K))
+    check_direction(direction)
+    sequences = number_of_sequences(q, cu_seqlens)
+    initial_state = initial_state_or_zeros(initial_state, q, "[B,H,K,V]", (sequences, H, K, V), direction)
+    chosen = resolve("hgrn2", BACKENDS, backend)
+
+    y, final_state = run_recurrence(chosen.run, direction, (q, x, v), (gamma,), initial_state, cu_seqlens)
+    return (scale * y).to(v.dtype), final_state
+
+
+def _lower_bound(lower_bound: Tensor | float, q: Tensor, shape: tuple[int, int]) -> Tensor:
+    if not isinstance(lower_bound, Tensor):
+        if not 0 <= lower_bound < 1:
+            raise ValueError(f"lower_bound must lie in [0, 1), got {lower_bound}")
+        return torch.tensor(lower_bound, dtype=torch.promote_types(q.dtype, torch.float32), device=q.device)
+    if lower_bound.ndim > 2 or any(n not in (1, m) for n, m in zip(lower_bound.shape[::-1], shape[::-1], strict=False)):
+        raise ValueError(f"lower_bound must broadcast to [H,K]={shape}, got {tuple(lower_bound.shape)}")
+    return lower_bound

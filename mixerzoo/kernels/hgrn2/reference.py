@@ -1,0 +1,24 @@
+"""HGRN2 as the paper writes it: what the gate lets go of is the key. The specification of the op."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..gated_linear_attention.reference import recurrent_step
+from ..gated_scan.reference import sequences
+
+
+def reference(
+    q: Tensor, x: Tensor, v: Tensor, lower_bound: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    y, final = [], []
+    for row, start, end in sequences(q, cu_seqlens):
+        state = initial_state[len(final)]
+        for t in range(start, end):
+            f = lower_bound + (1 - lower_bound) * x[row, t].sigmoid()
+            k = (1 - lower_bound) * (-x[row, t]).sigmoid()  # 1 - f without its cancellation
+            y_t, state = recurrent_step(q[row, t], k, v[row, t], f, state)
+            y.append(y_t)
+        final.append(state)
+    return torch.stack(y).view(v.shape), torch.stack(final)

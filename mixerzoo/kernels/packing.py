@@ -1,0 +1,54 @@
+"""Arithmetic on `cu_seqlens` (several documents packed into one row) with static shapes and no host synchronisation.
+
+`cu_seqlens: [N+1]`, `cu_seqlens[i]` is where document i starts, the last entry is T. A document may be empty.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Documents(NamedTuple):
+    """`index[t]`, `start[t]`: the document of token t and where it starts; `last[i]`: the last token of document i."""
+
+    index: Tensor
+    start: Tensor
+    last: Tensor
+    nonempty: Tensor
+
+
+def documents(cu_seqlens: Tensor, length: int) -> Documents:
+    """Who each of `length` packed tokens belongs to; `last` of an empty document is a valid index without meaning."""
+    cu_seqlens = cu_seqlens.long()
+    index = torch.searchsorted(cu_seqlens[1:], torch.arange(length, device=cu_seqlens.device), right=True)
+    return Documents(index, cu_seqlens[index], (cu_seqlens[1:] - 1).clamp(min=0), cu_seqlens.diff() > 0)
+
+
+class ChunkAlignment(NamedTuple):
+    """Where packed tokens go so that every document starts at a chunk boundary, and which chunk starts or ends which."""
+
+    num_chunks: int
+    slot: Tensor  # [T] index of each token among num_chunks * chunk_size slots
+    first: Tensor  # [num_chunks] the chunk opens a document
+    document: Tensor  # [num_chunks] which one
+    last: Tensor  # [N] the chunk that closes document i
+    nonempty: Tensor  # [N]
+
+
+def align_to_chunks(cu_seqlens: Tensor, length: int, chunk_size: int) -> ChunkAlignment:
+    """At most `length // chunk_size + N` chunks hold N documents that may not share a chunk."""
+    cu_seqlens = cu_seqlens.long()
+    num_chunks = length // chunk_size + cu_seqlens.numel() - 1
+    chunks = (cu_seqlens.diff() + chunk_size - 1) // chunk_size
+    end = chunks.cumsum(0)
+    begin = end - chunks
+
+    tokens = documents(cu_seqlens, length)
+    slot = begin[tokens.index] * chunk_size + torch.arange(length, device=cu_seqlens.device) - tokens.start
+    chunk = torch.arange(num_chunks, device=cu_seqlens.device)
+    document = torch.searchsorted(end, chunk, right=True).clamp(max=end.numel() - 1)
+    first = (chunk == begin[document]) & tokens.nonempty[document]
+    return ChunkAlignment(num_chunks, slot, first, document, (end - 1).clamp(min=0), tokens.nonempty)

@@ -1,0 +1,64 @@
+"""What every recurrent op has in common: its precision, and causal, reversed and bidirectional runs of one causal form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+DIRECTIONS = ("causal", "reverse", "both")
+
+Form = Callable[..., tuple[Tensor, Tensor]]
+
+
+def run_recurrence(
+    form: Form,
+    direction: str,
+    inputs: tuple[Tensor, ...],
+    parameters: tuple[Tensor | None, ...],
+    initial_state: Tensor,
+    cu_seqlens: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """`form(*inputs, *parameters, initial_state, cu_seqlens) -> (y, final_state)` in fp32 at least, in a direction.
+
+    Time is axis 1 of inputs and y; parameters have no time. `reverse` starts from the last token of every sequence.
+    `both` sums the two outputs, so that token t counts twice (as the HGRN authors do), and its states carry a leading axis
+    of 2: causal, reverse. One fp64 tensor makes everything fp64; autocast is off inside.
+    """
+    tensors = [tensor for tensor in (*inputs, *parameters, initial_state) if tensor is not None]
+    dtype = torch.float32
+    for tensor in tensors:
+        dtype = torch.promote_types(dtype, tensor.dtype.to_real())
+
+    def cast(tensor: Tensor) -> Tensor:
+        return tensor.to(dtype.to_complex() if tensor.is_complex() else dtype)
+
+    inputs = tuple(cast(tensor) for tensor in inputs)
+    parameters = tuple(None if tensor is None else cast(tensor) for tensor in parameters)
+    with _without_autocast(initial_state.device):
+        return _directed(form, direction, inputs, parameters, cast(initial_state), cu_seqlens)
+
+
+def _directed(form, direction, inputs, parameters, initial_state, cu_seqlens) -> tuple[Tensor, Tensor]:
+    if direction == "causal":
+        return form(*inputs, *parameters, initial_state, cu_seqlens)
+    if direction == "both":
+        ahead, state_ahead = _directed(form, "causal", inputs, parameters, initial_state[0], cu_seqlens)
+        back, state_back = _directed(form, "reverse", inputs, parameters, initial_state[1], cu_seqlens)
+        return ahead + back, torch.stack([state_ahead, state_back])
+    inputs = tuple(x.flip(1) for x in inputs)
+    if cu_seqlens is None:
+        y, state = form(*inputs, *parameters, initial_state, None)
+        return y.flip(1), state
+    y, state = form(*inputs, *parameters, initial_state.flip(0), cu_seqlens[-1] - cu_seqlens.flip(0))
+    return y.flip(1), state.flip(0)
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    # Casting alone would not do: autocast chooses low precision for a matrix product whatever its inputs.
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)

@@ -1,0 +1,3 @@
+from .op import softmax_attention
+
+__all__ = ["softmax_attention"]

@@ -1,0 +1,78 @@
+"""The public softmax attention: equation, shapes, checks, choice of backend."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..dispatch import Backend, resolve
+from ..packing import documents
+from ..validation import check_shape, number_of_sequences
+from .reference import reference
+from .sdpa import sdpa
+
+BACKENDS = (Backend("torch", sdpa), Backend("reference", reference))
+
+
+def softmax_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float | None = None,
+    causal: bool = True,
+    window: int | None = None,
+    query_position: Tensor | None = None,
+    key_position: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """`y_t = sum_s softmax_s(scale q_t k_s) v_s` over the keys that query t may see (arXiv:1706.03762, section 3.2).
+
+    q: [B,T,H,K] · k: [B,S,G,K], v: [B,S,G,V], G kv heads divide H · scale: K^-0.5 by default · causal: keys at positions
+    up to the query's · window: only keys less than `window` positions away · query_position: [B,T] or [1,T] and
+    key_position: [B,S] or [1,S] int64 (default: index; -1 marks a slot without key) · cu_seqlens: [N+1], N documents
+    packed into one row (B=1, S=T), no attention across.
+
+    Returns [B,T,H,V] in q's dtype; zero for a query that sees no key. O(T S) time; O(T + S) memory without window,
+    positions and packing where torch has a fused kernel, else O(T S).
+    """
+    B, T, H, K, S = _dimensions(q, k, v)
+    if (query_position is None) != (key_position is None):
+        raise ValueError("query_position and key_position go together; got one of them; remedy: give both or neither")
+    if window is not None and window < 1:
+        raise ValueError(f"window must be at least 1, got {window}; remedy: None for no window")
+    number_of_sequences(q, cu_seqlens)
+    if query_position is None and T != S:
+        raise ValueError(f"q and k have T={T} and S={S}; remedy: give query_position and key_position")
+    scale = K**-0.5 if scale is None else scale
+    chosen = resolve("softmax_attention", BACKENDS, backend)
+    if query_position is None and window is None and cu_seqlens is None:
+        return chosen.run(q, k, v, scale, None, causal)
+
+    if query_position is None or key_position is None:
+        query_position = key_position = torch.arange(T, device=q.device)[None]
+    distance = query_position[:, :, None] - key_position[:, None, :]
+    allowed = (key_position >= 0)[:, None, :].expand(distance.shape)
+    if causal:
+        allowed = allowed & (distance >= 0)
+    if window is not None:
+        allowed = allowed & (distance.abs() < window)
+    if cu_seqlens is not None:
+        document = documents(cu_seqlens, T).index
+        allowed = allowed & (document[:, None] == document)
+    return chosen.run(q, k, v, scale, allowed, causal)
+
+
+def _dimensions(q: Tensor, k: Tensor, v: Tensor) -> tuple[int, int, int, int, int]:
+    if q.ndim != 4 or k.ndim != 4 or v.ndim != 4 or 0 in q.shape or 0 in k.shape:
+        raise ValueError(
+            "q, k, v must be [B,T,H,K], [B,S,G,K], [B,S,G,V] with every size at least 1, "
+            f"got {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}"
+        )
+    (B, T, H, K), (_, S, G, _) = q.shape, k.shape
+    check_shape("k", k, "[B,S,G,K]", (B, S, G, K))
+    check_shape("v", v, "[B,S,G,V]", (B, S, G, v.shape[-1]))
+    if H % G:
+        raise ValueError(f"the {G} kv heads must divide the {H} query heads")
+    return B, T, H, K, S

@@ -1,0 +1,48 @@
+"""Shape checks that every op shares. Each error says what, got, allowed and, where it isn't obvious, the remedy."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .recurrence import DIRECTIONS
+
+
+def check_shape(name: str, tensor: Tensor, layout: str, expected: tuple[int, ...]) -> None:
+    if tuple(tensor.shape) != expected:
+        raise ValueError(f"{name} must be {layout}={expected}, got {tuple(tensor.shape)}")
+
+
+def check_direction(direction: str) -> None:
+    if direction not in DIRECTIONS:
+        raise ValueError(f"unknown direction {direction!r}; known: {', '.join(DIRECTIONS)}")
+
+
+def number_of_sequences(x: Tensor, cu_seqlens: Tensor | None) -> int:
+    """B, or the number of documents packed into the one row. Checks `cu_seqlens`."""
+    if cu_seqlens is None:
+        return x.shape[0]
+    if cu_seqlens.ndim != 1 or cu_seqlens.numel() < 2 or cu_seqlens.is_floating_point():
+        raise ValueError(
+            f"cu_seqlens must be integers [N+1] for N documents, got {cu_seqlens.dtype} {tuple(cu_seqlens.shape)}"
+        )
+    if x.shape[0] != 1:
+        raise ValueError(f"cu_seqlens needs one packed row, B=1, got B={x.shape[0]}; remedy: flatten the batch into the row")
+    # Reading values waits for a GPU and can't be traced, so they are checked on the CPU alone.
+    if cu_seqlens.device.type == "cpu" and not torch.compiler.is_compiling():
+        bounds = cu_seqlens.tolist()
+        if bounds[0] != 0 or bounds[-1] != x.shape[1] or bounds != sorted(bounds):
+            raise ValueError(f"cu_seqlens must rise from 0 to T={x.shape[1]}, got {bounds}")
+    return cu_seqlens.numel() - 1
+
+
+def initial_state_or_zeros(
+    initial_state: Tensor | None, like: Tensor, layout: str, shape: tuple[int, ...], direction: str
+) -> Tensor:
+    """The given state, checked, or zeros. `direction="both"` has one state each way, on a leading axis."""
+    if direction == "both":
+        layout, shape = f"[2,{layout[1:]}", (2, *shape)
+    if initial_state is None:
+        return like.new_zeros(shape)
+    check_shape("initial_state", initial_state, layout, shape)
+    return initial_state

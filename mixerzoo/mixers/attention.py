@@ -1,0 +1,160 @@
+"""Softmax attention with rotary positions (arXiv:1706.03762, arXiv:2104.09864) and a key-value cache."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mixerzoo.kernels.softmax_attention import softmax_attention
+
+from .base import Mixer, MixerSpec, check_divides
+from .layout import Layout
+from .rotary import rope_frequencies, rotate
+
+
+class KVCache(NamedTuple):
+    """Grows with the sequence. keys, values: [B,S,G,K] fp32, the token at position p in slot p · position: [B] int64."""
+
+    keys: Tensor
+    values: Tensor
+    position: Tensor
+
+
+class FixedKVCache(NamedTuple):
+    """As `KVCache`, with S slots for good; the token at position p is in slot p mod S."""
+
+    keys: Tensor
+    values: Tensor
+    position: Tensor
+
+
+class Attention(Mixer):
+    """`y_t = W_o sum_{s<=t} softmax_s(q_t k_s / sqrt(K)) v_s`, q and k turned by position * 10000^(-2j/K).
+
+    dim: width D · num_heads: H, default dim/64 (at least 1) · num_kv_heads: heads of k and v, each shared by H/num_kv_heads
+    query heads (arXiv:2305.13245) · rotary: rotary positions, channel j paired with j + K/2 · qk_norm: RMSNorm on q and k
+    per head · window: a token sees itself and window-1 before it (bidirectional: and after it) · bias: on all linear maps ·
+    bidirectional: every token sees all.
+    """
+
+    spec = MixerSpec(
+        paper="arXiv:1706.03762",
+        equation="y_t = W_o sum_s softmax_s(q_t k_s / sqrt(K)) v_s",
+        ops=("softmax_attention",),
+        state="2 min(T, window) H_kv K",
+        flops="2 T params + 2 T (T + 1) D (causal)",
+        capabilities=frozenset({"causal", "bidirectional"}),
+    )
+
+    def __init__(
+        self,
+        dim: int = 1024,
+        *,
+        num_heads: int | None = None,
+        num_kv_heads: int | None = None,
+        rotary: bool = True,
+        qk_norm: bool = False,
+        window: int | None = None,
+        bias: bool = False,
+        bidirectional: bool = False,
+    ) -> None:
+        super().__init__(dim, bidirectional=bidirectional)
+        heads = max(1, dim // 64) if num_heads is None else num_heads
+        check_divides("num_heads", heads, "dim", dim)
+        kv_heads = heads if num_kv_heads is None else num_kv_heads
+        check_divides("num_kv_heads", kv_heads, "num_heads", heads)
+        if window is not None and window < 1:
+            raise ValueError(f"window must be at least 1, got {window}; remedy: None for no window")
+        K = dim // heads
+        if rotary and K % 2:
+            raise ValueError(f"rotary positions need an even head width, got dim/num_heads={K}; remedy: rotary=False")
+        self.num_heads, self.num_kv_heads, self.K, self.rotary, self.window = heads, kv_heads, K, rotary, window
+        self.q_proj = nn.Linear(dim, dim, bias=bias)
+        self.k_proj = nn.Linear(dim, kv_heads * K, bias=bias)
+        self.v_proj = nn.Linear(dim, kv_heads * K, bias=bias)
+        self.o_proj = nn.Linear(dim, dim, bias=bias)
+        self.q_norm = nn.RMSNorm(K, eps=1e-5) if qk_norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(K, eps=1e-5) if qk_norm else nn.Identity()
+
+    def run(
+        self, x: Tensor, layout: Layout, state: KVCache | FixedKVCache | None, shared: Tensor | None
+    ) -> tuple[Tensor, KVCache | FixedKVCache | None]:
+        q, k, v = (proj(x).unflatten(-1, (-1, self.K)) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        q, k = self.q_norm(q), self.k_norm(k)
+        if self.rotary:
+            frequencies = rope_frequencies(self.K)
+            q, k = (rotate(part, layout.position, frequencies, interleaved=False) for part in (q, k))
+
+        query_position = key_position = None
+        keys, values = k, v
+        if state is not None or layout.valid is not None:
+            query_position = key_position = layout.position.expand(x.shape[:2])
+            if layout.valid is not None:
+                key_position = key_position.masked_fill(~layout.valid, -1)
+        if state is not None:
+            keys, values = (torch.cat([old.to(new.dtype), new], 1) for old, new in ((state.keys, k), (state.values, v)))
+            cached = _cached_positions(state)
+            new_state = self._append(state, k, v, key_position)
+            key_position = torch.cat([cached, key_position], 1)
+        y = softmax_attention(
+            q,
+            keys,
+            values,
+            causal=not self.bidirectional,
+            window=self.window,
+            query_position=query_position,
+            key_position=key_position,
+            cu_seqlens=layout.cu_seqlens,
+        )
+        return self.o_proj(y.flatten(-2)), new_state if state is not None else None
+
+    def empty_state(self, batch_size: int, max_length: int | None) -> KVCache | FixedKVCache:
+        slots = max_length or 0
+        if self.window is not None:
+            slots = min(self.window, max_length or self.window)
+        weight = self.k_proj.weight
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        empty = torch.zeros(batch_size, slots, self.num_kv_heads, self.K, dtype=dtype, device=weight.device)
+        position = torch.zeros(batch_size, dtype=torch.int64, device=weight.device)
+        return (FixedKVCache if slots else KVCache)(empty, empty.clone(), position)
+
+    def mixing_flops(self, length: int) -> int:
+        reach = length if self.window is None else min(length, self.window)
+        pairs = reach * (reach + 1) // 2 + (length - reach) * reach
+        if self.bidirectional:
+            pairs = 2 * pairs - length
+        return 4 * pairs * self.dim
+
+    def _append(self, state, k: Tensor, v: Tensor, position: Tensor):
+        """The cache with new tokens written to their slots; position -1 is padding."""
+        end = state.position + (position >= 0).sum(1)
+        if isinstance(state, KVCache):
+            grow = (0, 0, 0, 0, 0, k.shape[1])
+            state = state._replace(keys=nn.functional.pad(state.keys, grow), values=nn.functional.pad(state.values, grow))
+        elif self.window is None:
+            _check_capacity(end, state.keys.shape[1])
+        slots = state.keys.shape[1]
+        # What a longer chunk would overwrite at once, and padding, goes to a slot past the end that is cut off again.
+        kept = (position >= 0) & (position >= end[:, None] - slots)
+        slot = torch.where(kept, position % slots, slots)[..., None, None].expand_as(k)
+        keys, values = (
+            nn.functional.pad(old, (0, 0, 0, 0, 0, 1)).scatter(1, slot, new.to(old.dtype))[:, :slots]
+            for old, new in ((state.keys, k), (state.values, v))
+        )
+        return type(state)(keys, values, end)
+
+
+def _cached_positions(state: KVCache | FixedKVCache) -> Tensor:
+    """[B,S]: the position of the token in every slot, negative where there is none."""
+    slots = state.keys.shape[1]
+    last = state.position[:, None] - 1
+    slot = torch.arange(slots, device=last.device)
+    return last - (last - slot) % slots if slots else slot.expand(last.shape[0], 0)
+
+
+def _check_capacity(end: Tensor, slots: int) -> None:
+    # Reading values waits for a GPU and can't be traced, so they are checked on the CPU alone.
+    if end.device.type == "cpu" and not torch.compiler.is_compiling() and int(end.max()) > slots:
+        raise ValueError(f"the cache holds max_length={slots} tokens, got {int(end.max())}; remedy: init_state(max_length=...)")

@@ -1,0 +1,113 @@
+"""HGRN: hierarchically gated recurrent network (Qin et al., arXiv:2311.04823)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mixerzoo.kernels.gated_scan import gated_scan
+
+from .base import MixerSpec, check_choice
+from .layout import Layout
+from .linear import LinearMixer
+from .lower_bound import LowerBounds, bounded_gate
+from .norms import make_norm
+
+
+class HGRN1(LinearMixer):
+    """`f = gamma + (1-gamma) sigmoid(W_f x)`, `h_t = f_t e^{i theta} h_{t-1} + (1-f_t) c_t`,
+    `y_t = W_o (Norm([Re h_t; Im h_t]) * SiLU(W_g x_t))`, with complex `c = SiLU(W_c x)`: the published model.
+
+    theta is learned, starts at 10000^(-2j/dim) and does not depend on the data; gamma is the lower bound. The channels of
+    W_c x alternate between real and imaginary part. 7 dim^2 parameters; 4 dim^2 with complex=False (h, c real, no theta).
+
+    dim: width D · complex: complex or real state · output_gate: with or without the factor SiLU(W_g x) · norm: layer | rms |
+    srms | group · norm_order: norm_gate (every published module) | gate_norm (the paper's equation: Norm(h * gate)) ·
+    lower_bound: a constant in [0, 1) instead of the stack's learned bounds (None: those; 0 when built alone) · bias: on all
+    linear maps · short_conv: 0 or 4, over gate logits and c · bidirectional: both directions summed before the norm, each
+    with its own theta.
+    """
+
+    spec = MixerSpec(
+        paper="arXiv:2311.04823",
+        equation="h_t = f_t e^{i theta} h_{t-1} + (1-f_t) c_t,  y_t = W_o (Norm([Re h; Im h]) * SiLU(W_g x_t))",
+        ops=("gated_scan",),
+        state="2 D (complex), D (real)",
+        flops="14 T D^2 + 16 T D (complex), 8 T D^2 + 3 T D (real)",
+        capabilities=frozenset({"causal", "bidirectional", "constant_state", "short_conv", "depth_shared"}),
+    )
+    depth_shared = LowerBounds
+
+    def __init__(
+        self,
+        dim: int = 1024,
+        *,
+        complex: bool = True,
+        output_gate: bool = True,
+        norm: str = "layer",
+        norm_order: str = "norm_gate",
+        lower_bound: float | None = None,
+        bias: bool = True,
+        short_conv: int = 0,
+        bidirectional: bool = False,
+    ) -> None:
+        width = 2 * dim if complex else dim
+        super().__init__(dim, dim + width, bidirectional=bidirectional, short_conv=short_conv)
+        check_choice("norm_order", norm_order, ("norm_gate", "gate_norm"))
+        self.complex, self.norm_order, self.lower_bound = complex, norm_order, lower_bound
+        self.f_proj = nn.Linear(dim, dim, bias=bias)
+        self.c_proj = nn.Linear(dim, width, bias=bias)
+        self.g_proj = nn.Linear(dim, width, bias=bias) if output_gate else None
+        self.norm = make_norm(norm, width)
+        self.o_proj = nn.Linear(width, dim, bias=bias)
+        if complex:
+            self.theta = self._new_theta()
+            self.theta_reverse = self._new_theta() if bidirectional else None
+
+    def project(self, x: Tensor) -> tuple[Tensor, ...]:
+        return self.f_proj(x), self.c_proj(x)
+
+    def mix(
+        self, projected: tuple[Tensor, ...], x: Tensor, layout: Layout, memory: Tensor | None, shared: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        gate, c = projected
+        if layout.valid is not None:
+            gate = gate.masked_fill(~layout.valid[..., None], float("inf"))  # f = 1, 1 - f = 0
+        k, log_f = bounded_gate(gate, self.gamma(shared))
+        c = F.silu(c).to(k.dtype)
+        if not self.complex:
+            return gated_scan(
+                k * c, log_f, initial_state=memory, cu_seqlens=layout.cu_seqlens, direction=self.direction
+            )
+        c = k * torch.view_as_complex(c.unflatten(-1, (-1, 2)))
+        memory = None if memory is None else torch.view_as_complex(memory)
+        theta = self.theta if layout.valid is None else self.theta * layout.valid[..., None]  # padding does not turn h
+        h, memory = gated_scan(c, log_f, theta, initial_state=memory, cu_seqlens=layout.cu_seqlens)
+        if self.theta_reverse is not None:
+            # No token precedes the padding when read from the right, so what it turns is zero.
+            h = h + gated_scan(c, log_f, self.theta_reverse, cu_seqlens=layout.cu_seqlens, direction="reverse")[0]
+        return torch.cat([h.real, h.imag], -1), torch.view_as_real(memory)
+
+    def gamma(self, shared: Tensor | None) -> Tensor | float:
+        if shared is None or self.lower_bound is not None:
+            return self.lower_bound or 0.0
+        return shared
+
+    def readout(self, y: Tensor, x: Tensor) -> Tensor:
+        y = y.to(x.dtype)
+        if self.g_proj is None:
+            return self.o_proj(self.norm(y))
+        gate = F.silu(self.g_proj(x))
+        return self.o_proj(self.norm(y) * gate if self.norm_order == "norm_gate" else self.norm(y * gate))
+
+    def memory_shape(self) -> tuple[int, ...]:
+        return (self.dim, 2) if self.complex else (self.dim,)
+
+    def mixing_flops(self, length: int) -> int:
+        return (16 if self.complex else 3) * length * self.dim
+
+    def _new_theta(self) -> nn.Parameter:
+        theta = nn.Parameter(10000 ** (-2 * torch.arange(self.dim) / self.dim))
+        theta._no_weight_decay = True  # type: ignore[attr-defined]
+        return theta

@@ -1,0 +1,104 @@
+"""RetNet: multi-scale retention (Sun et al., arXiv:2307.08621)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mixerzoo.kernels.gated_linear_attention import gated_linear_attention
+
+from .base import MixerSpec, check_choice, head_width
+from .layout import Layout
+from .linear import LinearMixer
+from .norms import make_norm
+from .rotary import rope_frequencies, rotate, xpos_frequencies
+
+
+class RetNet(LinearMixer):
+    """`S_t = f S_{t-1} + k_t v_t^T`, `y_t = W_o (Norm(K^-0.5 q_t S_t) * SiLU(W_g x_t))`, head h forgets with
+    `f = 1 - 2^(-5-h)`; q and k are turned by position * frequency; the norm is GroupNorm over heads.
+
+    dim: width D · num_heads: H, default dim/256 as in the paper (at least 1) · expand_k, expand_v: total key and value width
+    over dim · rotary: xpos (the authors': frequencies from 1 to 1/10000 inclusive) | rope (10000^(-2j/K),
+    flash-linear-attention) | none, pairs of neighbouring channels · output_gate: with or without the factor SiLU(W_g x) ·
+    norm: group | layer | rms | srms, over each head's values · bias: on all linear maps · short_conv: 0 or 4, over q, k, v,
+    followed by SiLU · bidirectional: the sum of both directions before the norm.
+    """
+
+    spec = MixerSpec(
+        paper="arXiv:2307.08621",
+        equation="S_t = f_h S_{t-1} + k_t v_t^T,  y_t = W_o (Norm(q_t S_t) * SiLU(W_g x_t)),  f_h = 1 - 2^(-5-h)",
+        ops=("gated_linear_attention",),
+        state="H K V",
+        flops="2 T params + 5 T H K V",
+        capabilities=frozenset({"causal", "bidirectional", "constant_state", "short_conv"}),
+    )
+
+    def __init__(
+        self,
+        dim: int = 1024,
+        *,
+        num_heads: int | None = None,
+        expand_k: float = 1.0,
+        expand_v: float = 2.0,
+        rotary: str = "xpos",
+        output_gate: bool = True,
+        norm: str = "group",
+        bias: bool = False,
+        short_conv: int = 0,
+        bidirectional: bool = False,
+    ) -> None:
+        heads = max(1, dim // 256) if num_heads is None else num_heads
+        K = head_width("expand_k", expand_k, dim, heads)
+        V = head_width("expand_v", expand_v, dim, heads)
+        check_choice("rotary", rotary, ("xpos", "rope", "none"))
+        if rotary != "none" and K % 2:
+            raise ValueError(f"rotary={rotary!r} needs an even key width per head, got {K}; remedy: rotary='none'")
+        super().__init__(
+            dim, heads * (2 * K + V), bidirectional=bidirectional, short_conv=short_conv, conv_activation="silu"
+        )
+        self.num_heads, self.K, self.V, self.rotary = heads, K, V, rotary
+        self.q_proj = nn.Linear(dim, heads * K, bias=bias)
+        self.k_proj = nn.Linear(dim, heads * K, bias=bias)
+        self.v_proj = nn.Linear(dim, heads * V, bias=bias)
+        self.g_proj = nn.Linear(dim, heads * V, bias=bias) if output_gate else None
+        self.norm = make_norm(norm, V)
+        self.o_proj = nn.Linear(heads * V, dim, bias=bias)
+
+    def project(self, x: Tensor) -> tuple[Tensor, ...]:
+        return self.q_proj(x), self.k_proj(x), self.v_proj(x)
+
+    def mix(
+        self, projected: tuple[Tensor, ...], x: Tensor, layout: Layout, memory: Tensor | None, shared: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        q, k, v = (part.unflatten(-1, (self.num_heads, -1)) for part in projected)
+        if self.rotary != "none":
+            frequencies = (xpos_frequencies if self.rotary == "xpos" else rope_frequencies)(self.K)
+            q, k = (rotate(part, layout.position, frequencies, interleaved=True) for part in (q, k))
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        log_f = torch.log1p(-(2.0 ** (-5 - torch.arange(self.num_heads, device=x.device, dtype=dtype))))
+        log_f = log_f[:, None].expand(*x.shape[:2], -1, -1)
+        if layout.valid is not None:
+            padding = ~layout.valid[..., None, None]
+            k, log_f = k.masked_fill(padding, 0), log_f.masked_fill(padding, 0)
+        return gated_linear_attention(
+            q,
+            k,
+            v,
+            log_f,
+            scale=self.K**-0.5,
+            initial_state=memory,
+            cu_seqlens=layout.cu_seqlens,
+            direction=self.direction,
+        )
+
+    def readout(self, y: Tensor, x: Tensor) -> Tensor:
+        y = self.norm(y).flatten(-2)
+        return self.o_proj(y if self.g_proj is None else y * F.silu(self.g_proj(x)))
+
+    def memory_shape(self) -> tuple[int, ...]:
+        return self.num_heads, self.K, self.V
+
+    def mixing_flops(self, length: int) -> int:
+        return 5 * length * self.num_heads * self.K * self.V

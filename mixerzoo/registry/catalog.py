@@ -1,0 +1,57 @@
+"""The map of the zoo: every mixer's name and where it lives. A new mixer is one file in mixers/ and one line here."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from .registry import Registry, unknown
+
+if TYPE_CHECKING:
+    from mixerzoo.mixers.base import Mixer, MixerSpec
+
+MIXERS = Registry(
+    "mixer",
+    {
+        "attention": "mixerzoo.mixers.attention:Attention",
+        "gla": "mixerzoo.mixers.gla:GLA",
+        "hgrn1": "mixerzoo.mixers.hgrn1:HGRN1",
+        "hgrn2": "mixerzoo.mixers.hgrn2:HGRN2",
+        "retnet": "mixerzoo.mixers.retnet:RetNet",
+    },
+    entry_point_group="mixerzoo.mixers",
+)
+
+register_mixer = MIXERS.register
+
+
+def build_mixer(mixer: str | Mapping[str, Any], **config: Any) -> Mixer:
+    """A token mixer by name, `build_mixer("hgrn2", expand=128)`, or by configuration, `build_mixer({"name": "gla"})`.
+
+    Keywords are the mixer's constructor arguments and win over the mapping's; `dim` is 1024 by default.
+    Raises ValueError for an unknown name or keyword, with the nearest and all known ones.
+    """
+    if not isinstance(mixer, str):
+        config = {**mixer, **config}
+        if "name" not in config:
+            raise ValueError(f"a mixer configuration needs a 'name', got the keys {sorted(config)}; known: {', '.join(list_mixers())}")
+        mixer = config.pop("name")
+    cls = MIXERS.get(mixer)
+    allowed = list(inspect.signature(cls.__init__).parameters)[1:]
+    for keyword in config:
+        if keyword not in allowed:
+            raise ValueError(unknown(f"keyword of mixer {mixer!r}:", keyword, allowed))
+    module = cls(**config)
+    module.config = {"name": mixer, **module.config}
+    return module
+
+
+def list_mixers() -> list[str]:
+    """Names that `build_mixer` takes, third-party plug-ins included."""
+    return MIXERS.names()
+
+
+def mixer_info(name: str) -> MixerSpec:
+    """Paper, equation, ops, state size, FLOPs and capabilities of a mixer. Raises ValueError for an unknown name."""
+    return MIXERS.get(name).spec

@@ -1,0 +1,67 @@
+"""A registry maps names to classes, by lazy reference ("module:Class"), by decorator, by call, or from an entry point."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, overload
+
+
+class Registry:
+    """Names of one kind of thing. A name resolves, and a plug-in is imported, only when it is looked up."""
+
+    def __init__(self, kind: str, targets: dict[str, str | type], entry_point_group: str) -> None:
+        self.kind = kind
+        self._targets = dict(targets)
+        self._group = entry_point_group
+
+    @overload
+    def register(self, name: str) -> Callable[[type], type]: ...
+    @overload
+    def register(self, name: str, target: str | type) -> str | type: ...
+    def register(self, name: str, target: str | type | None = None) -> Any:
+        """`@register("name")` above a class, or `register("name", Class)`, or `register("name", "module:Class")`.
+
+        Raises ValueError if the name already stands for something else.
+        """
+        if target is None:
+            return lambda cls: self.register(name, cls)
+        known = self._all().get(name, target)
+        if _reference(known) != _reference(target):
+            raise ValueError(
+                f"{self.kind} {name!r} is already registered as {_reference(known)}, got {_reference(target)}; "
+                "remedy: choose another name"
+            )
+        self._targets[name] = target
+        return target
+
+    def names(self) -> list[str]:
+        return sorted(self._all())
+
+    def get(self, name: str) -> Any:
+        """The class that `name` stands for. Raises ValueError with the nearest names and the whole list."""
+        targets = self._all()
+        if name not in targets:
+            raise ValueError(unknown(self.kind, name, targets))
+        target = targets[name]
+        if isinstance(target, str):
+            module, _, attribute = target.partition(":")
+            target = self._targets[name] = getattr(import_module(module), attribute)
+        return target
+
+    def _all(self) -> dict[str, str | type]:
+        plugins = {plugin.name: plugin.value.replace(" ", "") for plugin in entry_points(group=self._group)}
+        return {**plugins, **self._targets}
+
+
+def unknown(kind: str, name: object, known: Any) -> str:
+    """`unknown mixer 'hgrn3'; did you mean hgrn2 or hgrn1? known: attention, gla, ...`"""
+    near = difflib.get_close_matches(str(name), known, n=2)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    return f"unknown {kind} {name!r}; {hint}known: {', '.join(sorted(known))}"
+
+
+def _reference(target: str | type) -> str:
+    return target if isinstance(target, str) else f"{target.__module__}:{target.__qualname__}"
