@@ -9,11 +9,14 @@ from mixerzoo.mixers.base import check_choice
 
 
 class GLU(nn.Module):
-    """`y = W_down (act(W_gate x) * W_up x)`; act = silu is SwiGLU (arXiv:2002.05202), none the HGRN authors' language models.
+    """`y = W_down (act(W_gate x) * W_up x)`; with act = silu this is SwiGLU (arXiv:2002.05202).
 
-    dim: width · multiplier: hidden width over dim, rounded down · hidden: the hidden width itself, wins over multiplier ·
-    activation: silu | sigmoid | none · bias: on all three maps. 3 dim hidden parameters (+ 2 hidden + dim with bias).
-    """
+    Args:
+        dim: width.
+        multiplier: hidden width over dim, rounded down.
+        hidden: the hidden width itself, in place of multiplier.
+        activation: silu | sigmoid | none (the HGRN authors' language models).
+        bias: on the three maps."""
 
     def __init__(
         self,
@@ -28,7 +31,7 @@ class GLU(nn.Module):
         check_choice("activation", activation, tuple(ACTIVATIONS))
         hidden = int(multiplier * dim) if hidden is None else hidden
         if hidden < 1:
-            raise ValueError(f"the hidden width must be at least 1, got {hidden}; remedy: a larger multiplier or hidden")
+            raise ValueError(f"the hidden width must be at least 1, got {hidden}; remedy: a larger multiplier")
         self.activation = activation
         self.gate_proj = nn.Linear(dim, hidden, bias=bias)
         self.up_proj = nn.Linear(dim, hidden, bias=bias)

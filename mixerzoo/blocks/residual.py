@@ -16,7 +16,9 @@ class ResidualBlock(nn.Module):
     `forward`, `prefill`, `step` and `init_state` are the mixer's, with the same arguments.
     """
 
-    def __init__(self, mixer: Mixer, channel_mixer: nn.Module | None, *, norm: str = "rms", dropout: float = 0.0) -> None:
+    def __init__(
+        self, mixer: Mixer, channel_mixer: nn.Module | None, *, norm: str = "rms", dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.mixer_norm = make_norm(norm, mixer.dim)
         self.mixer = mixer

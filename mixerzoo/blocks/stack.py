@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from types import MappingProxyType
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +26,17 @@ CHANNEL_MIXER_KEYS = ("multiplier", "hidden", "activation", "bias")
 class Stack(nn.Module):
     """`depth` residual blocks and a final norm: [B,T,D] -> [B,T,D].
 
-    dim: width D, also every mixer's · mixer: a name or configuration, or a list of them tiled over the depth, so that
-    `["hgrn2", "hgrn2", "hgrn2", "attention"]` has one attention layer in four · channel_mixer: GLU's keywords
-    (multiplier, hidden, activation, bias), None for none · norm: layer | rms | srms | group · lower_bounds: skip_first |
-    skip_last, the convention of HGRN's bounds, which the stack owns (`mixers/lower_bound.py`), None for none ·
-    bidirectional: for every mixer · dropout: on every residual branch · gradient_checkpointing: recompute each block's
-    forward in the backward pass.
+    Args:
+        dim: width D, also every mixer's.
+        depth: number of blocks L.
+        mixer: a name or configuration, or a list of them, tiled over the depth: `["hgrn2", "hgrn2", "attention"]` has
+            one attention layer in three.
+        channel_mixer: keywords of `GLU` (multiplier, hidden, activation, bias); None for no channel mixer.
+        norm: layer | rms | srms | group.
+        lower_bounds: skip_first | skip_last, the convention of HGRN's bounds, which the stack owns; None for none.
+        bidirectional: for every mixer.
+        dropout: on every residual branch.
+        gradient_checkpointing: compute each block's activations again in the backward pass instead of keeping them.
     """
 
     def __init__(
@@ -39,7 +45,7 @@ class Stack(nn.Module):
         depth: int,
         mixer: MixerConfig | Sequence[MixerConfig],
         *,
-        channel_mixer: Mapping[str, Any] | None = {},  # noqa: B006 (never written)
+        channel_mixer: Mapping[str, Any] | None = MappingProxyType({}),
         norm: str = "rms",
         lower_bounds: str | None = "skip_first",
         bidirectional: bool = False,
@@ -61,12 +67,12 @@ class Stack(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.norm = make_norm(norm, dim)
         self.gradient_checkpointing = gradient_checkpointing
-        learned = lower_bounds is not None and any(_takes_bound(block.mixer) for block in blocks)
+        learned = lower_bounds is not None and any(block.mixer.depth_shared for block in blocks)
         self.lower_bounds = LowerBounds(depth, dim, lower_bounds) if learned and lower_bounds else None
 
     def forward(self, x: Tensor, *, mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
         """Whole sequences; mask and cu_seqlens as for a mixer."""
-        for block, shared in zip(self.blocks, self._shared(), strict=True):
+        for block, shared in self._layers():
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, mask=mask, cu_seqlens=cu_seqlens, shared=shared, use_reentrant=False)
             else:
@@ -77,7 +83,7 @@ class Stack(nn.Module):
         """A chunk of every sequence in, the states after it out, a tuple with one entry a layer."""
         states = [None] * len(self.blocks) if state is None else state
         new_states = []
-        for block, layer_state, shared in zip(self.blocks, states, self._shared(), strict=True):
+        for (block, shared), layer_state in zip(self._layers(), states, strict=True):
             x, new_state = block.prefill(x, layer_state, mask=mask, shared=shared)
             new_states.append(new_state)
         return Output(self.norm(x), tuple(new_states))
@@ -85,35 +91,37 @@ class Stack(nn.Module):
     def step(self, x_t: Tensor, state: Sequence[Any]) -> Output:
         """One token of every sequence: [B,D] -> [B,D]."""
         new_states = []
-        for block, layer_state, shared in zip(self.blocks, state, self._shared(), strict=True):
+        for (block, shared), layer_state in zip(self._layers(), state, strict=True):
             x_t, new_state = block.step(x_t, layer_state, shared=shared)
             new_states.append(new_state)
         return Output(self.norm(x_t), tuple(new_states))
 
     def init_state(self, batch_size: int, *, max_length: int | None = None) -> tuple[Any, ...]:
-        return tuple(block.init_state(batch_size, max_length=max_length) for block in self.blocks)
+        return tuple(block.init_state(batch_size, max_length=max_length) for block, _ in self._layers())
 
     def state_size(self, length: int) -> int:
         """Numbers that a sequence's states hold after `length` tokens, summed over layers (4 bytes each)."""
-        return sum(block.mixer.state_size(length) for block in self.blocks)
+        return sum(block.mixer.state_size(length) for block, _ in self._layers())
 
     def flops(self, length: int) -> int:
         """Forward FLOPs for one sequence: mixers and channel mixers, two per multiply-add; norms are not counted."""
-        channels = sum(
-            module.weight.numel()
-            for block in self.blocks
-            if block.channel_mixer is not None
-            for module in block.channel_mixer.modules()
-            if isinstance(module, nn.Linear)
-        )
-        return 2 * channels * length + sum(block.mixer.flops(length) for block in self.blocks)
+        total = 0
+        for block, _ in self._layers():
+            total += block.mixer.flops(length)
+            if block.channel_mixer is not None:
+                maps = (module for module in block.channel_mixer.modules() if isinstance(module, nn.Linear))
+                total += sum(2 * module.weight.numel() * length for module in maps)
+        return total
 
-    def _shared(self) -> list[Tensor | None]:
-        """Each layer's slice of what is shared over depth, computed once."""
+    def _layers(self) -> list[tuple[ResidualBlock, Tensor | None]]:
+        """Every block with its slice of what is shared over depth, which is computed once."""
+        blocks = [cast(ResidualBlock, block) for block in self.blocks]
         if self.lower_bounds is None:
-            return [None] * len(self.blocks)
+            return [(block, None) for block in blocks]
         bounds = self.lower_bounds().unbind(0)
-        return [bound if _takes_bound(block.mixer) else None for block, bound in zip(self.blocks, bounds, strict=True)]
+        return [
+            (block, bound if block.mixer.depth_shared else None) for block, bound in zip(blocks, bounds, strict=True)
+        ]
 
 
 def _build(config: MixerConfig, dim: int, bidirectional: bool) -> Mixer:
@@ -122,7 +130,3 @@ def _build(config: MixerConfig, dim: int, bidirectional: bool) -> Mixer:
         if config.setdefault(key, value) != value:
             raise ValueError(f"the stack has {key}={value}, got a mixer with {key}={config[key]}; remedy: leave it out")
     return build_mixer(config)
-
-
-def _takes_bound(mixer: Mixer) -> bool:
-    return mixer.depth_shared is LowerBounds and getattr(mixer, "lower_bound", None) is None

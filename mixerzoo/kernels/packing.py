@@ -12,26 +12,25 @@ from torch import Tensor
 
 
 class Documents(NamedTuple):
-    """`index[t]`, `start[t]`: the document of token t and where it starts; `last[i]`: the last token of document i."""
+    """Who the packed tokens belong to. `last` of an empty document is a valid index without meaning."""
 
-    index: Tensor
-    start: Tensor
-    last: Tensor
-    nonempty: Tensor
+    document: Tensor  # [T] the document of each token
+    start: Tensor  # [T] where that document starts
+    last: Tensor  # [N] the last token of each document
+    nonempty: Tensor  # [N]
 
 
 def documents(cu_seqlens: Tensor, length: int) -> Documents:
-    """Who each of `length` packed tokens belongs to; `last` of an empty document is a valid index without meaning."""
     cu_seqlens = cu_seqlens.long()
-    index = torch.searchsorted(cu_seqlens[1:], torch.arange(length, device=cu_seqlens.device), right=True)
-    return Documents(index, cu_seqlens[index], (cu_seqlens[1:] - 1).clamp(min=0), cu_seqlens.diff() > 0)
+    document = torch.searchsorted(cu_seqlens[1:], torch.arange(length, device=cu_seqlens.device), right=True)
+    return Documents(document, cu_seqlens[document], (cu_seqlens[1:] - 1).clamp(min=0), cu_seqlens.diff() > 0)
 
 
 class ChunkAlignment(NamedTuple):
-    """Where packed tokens go so that every document starts at a chunk boundary, and which chunk starts or ends which."""
+    """Where packed tokens go so that every document starts at a chunk boundary."""
 
     num_chunks: int
-    slot: Tensor  # [T] index of each token among num_chunks * chunk_size slots
+    slot: Tensor  # [T] the place of each token among num_chunks * chunk_size
     first: Tensor  # [num_chunks] the chunk opens a document
     document: Tensor  # [num_chunks] which one
     last: Tensor  # [N] the chunk that closes document i
@@ -47,7 +46,7 @@ def align_to_chunks(cu_seqlens: Tensor, length: int, chunk_size: int) -> ChunkAl
     begin = end - chunks
 
     tokens = documents(cu_seqlens, length)
-    slot = begin[tokens.index] * chunk_size + torch.arange(length, device=cu_seqlens.device) - tokens.start
+    slot = begin[tokens.document] * chunk_size + torch.arange(length, device=cu_seqlens.device) - tokens.start
     chunk = torch.arange(num_chunks, device=cu_seqlens.device)
     document = torch.searchsorted(end, chunk, right=True).clamp(max=end.numel() - 1)
     first = (chunk == begin[document]) & tokens.nonempty[document]

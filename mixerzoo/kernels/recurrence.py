@@ -1,4 +1,4 @@
-"""What every recurrent op has in common: its precision, and causal, reversed and bidirectional runs of one causal form."""
+"""What every recurrent op has in common: its precision, and three directions from one causal form."""
 
 from __future__ import annotations
 
@@ -25,16 +25,15 @@ def run_recurrence(
     """`form(*inputs, *parameters, initial_state, cu_seqlens) -> (y, final_state)` in fp32 at least, in a direction.
 
     Time is axis 1 of inputs and y; parameters have no time. `reverse` starts from the last token of every sequence.
-    `both` sums the two outputs, so that token t counts twice (as the HGRN authors do), and its states carry a leading axis
-    of 2: causal, reverse. One fp64 tensor makes everything fp64; autocast is off inside.
+    `both` sums the two outputs, so that token t counts twice (as the HGRN authors do), and its states carry a leading
+    axis of 2: causal, reverse. One fp64 tensor makes everything fp64; autocast is off inside.
     """
     tensors = [tensor for tensor in (*inputs, *parameters, initial_state) if tensor is not None]
-    dtype = torch.float32
-    for tensor in tensors:
-        dtype = torch.promote_types(dtype, tensor.dtype.to_real())
+    exact = any(tensor.dtype in (torch.float64, torch.complex128) for tensor in tensors)
+    real, complex = (torch.float64, torch.complex128) if exact else (torch.float32, torch.complex64)
 
     def cast(tensor: Tensor) -> Tensor:
-        return tensor.to(dtype.to_complex() if tensor.is_complex() else dtype)
+        return tensor.to(complex if tensor.is_complex() else real)
 
     inputs = tuple(cast(tensor) for tensor in inputs)
     parameters = tuple(None if tensor is None else cast(tensor) for tensor in parameters)
@@ -42,7 +41,14 @@ def run_recurrence(
         return _directed(form, direction, inputs, parameters, cast(initial_state), cu_seqlens)
 
 
-def _directed(form, direction, inputs, parameters, initial_state, cu_seqlens) -> tuple[Tensor, Tensor]:
+def _directed(
+    form: Form,
+    direction: str,
+    inputs: tuple[Tensor, ...],
+    parameters: tuple[Tensor | None, ...],
+    initial_state: Tensor,
+    cu_seqlens: Tensor | None,
+) -> tuple[Tensor, Tensor]:
     if direction == "causal":
         return form(*inputs, *parameters, initial_state, cu_seqlens)
     if direction == "both":

@@ -27,7 +27,7 @@ def number_of_sequences(x: Tensor, cu_seqlens: Tensor | None) -> int:
             f"cu_seqlens must be integers [N+1] for N documents, got {cu_seqlens.dtype} {tuple(cu_seqlens.shape)}"
         )
     if x.shape[0] != 1:
-        raise ValueError(f"cu_seqlens needs one packed row, B=1, got B={x.shape[0]}; remedy: flatten the batch into the row")
+        raise ValueError(f"cu_seqlens needs one packed row, B=1, got B={x.shape[0]}; remedy: flatten the batch into it")
     # Reading values waits for a GPU and can't be traced, so they are checked on the CPU alone.
     if cu_seqlens.device.type == "cpu" and not torch.compiler.is_compiling():
         bounds = cu_seqlens.tolist()

@@ -2,42 +2,29 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
 from mixerzoo.kernels.softmax_attention import softmax_attention
 
 from .base import Mixer, MixerSpec, check_divides
+from .kv_cache import FixedKVCache, KVCache, append, cached_positions
 from .layout import Layout
 from .rotary import rope_frequencies, rotate
-
-
-class KVCache(NamedTuple):
-    """Grows with the sequence. keys, values: [B,S,G,K] fp32, the token at position p in slot p · position: [B] int64."""
-
-    keys: Tensor
-    values: Tensor
-    position: Tensor
-
-
-class FixedKVCache(NamedTuple):
-    """As `KVCache`, with S slots for good; the token at position p is in slot p mod S."""
-
-    keys: Tensor
-    values: Tensor
-    position: Tensor
 
 
 class Attention(Mixer):
     """`y_t = W_o sum_{s<=t} softmax_s(q_t k_s / sqrt(K)) v_s`, q and k turned by position * 10000^(-2j/K).
 
-    dim: width D · num_heads: H, default dim/64 (at least 1) · num_kv_heads: heads of k and v, each shared by H/num_kv_heads
-    query heads (arXiv:2305.13245) · rotary: rotary positions, channel j paired with j + K/2 · qk_norm: RMSNorm on q and k
-    per head · window: a token sees itself and window-1 before it (bidirectional: and after it) · bias: on all linear maps ·
-    bidirectional: every token sees all.
-    """
+    Args:
+        dim: width D.
+        num_heads: H; None: dim/64, at least 1.
+        num_kv_heads: heads of k and v, each shared by H/num_kv_heads query heads (arXiv:2305.13245); None: H.
+        rotary: rotary positions, channel j paired with j + K/2.
+        qk_norm: RMSNorm on q and k, over each head.
+        window: a token sees itself and the window-1 tokens before it (bidirectional: and after it); None: all.
+        bias: on every linear map.
+        bidirectional: every token sees all."""
 
     spec = MixerSpec(
         paper="arXiv:1706.03762",
@@ -87,28 +74,25 @@ class Attention(Mixer):
             frequencies = rope_frequencies(self.K)
             q, k = (rotate(part, layout.position, frequencies, interleaved=False) for part in (q, k))
 
-        query_position = key_position = None
-        keys, values = k, v
-        if state is not None or layout.valid is not None:
-            query_position = key_position = layout.position.expand(x.shape[:2])
-            if layout.valid is not None:
-                key_position = key_position.masked_fill(~layout.valid, -1)
+        everything_counts = state is None and layout.valid is None
+        query_position = key_position = layout.position.expand(x.shape[:2])
+        if layout.valid is not None:
+            key_position = key_position.masked_fill(~layout.valid, -1)
         if state is not None:
-            keys, values = (torch.cat([old.to(new.dtype), new], 1) for old, new in ((state.keys, k), (state.values, v)))
-            cached = _cached_positions(state)
-            new_state = self._append(state, k, v, key_position)
-            key_position = torch.cat([cached, key_position], 1)
+            old_state, state = state, append(state, k, v, key_position, self.window)
+            k, v = (torch.cat([old.to(x.dtype), new], 1) for old, new in ((old_state.keys, k), (old_state.values, v)))
+            key_position = torch.cat([cached_positions(old_state), key_position], 1)
         y = softmax_attention(
             q,
-            keys,
-            values,
+            k,
+            v,
             causal=not self.bidirectional,
             window=self.window,
-            query_position=query_position,
-            key_position=key_position,
+            query_position=None if everything_counts else query_position,
+            key_position=None if everything_counts else key_position,
             cu_seqlens=layout.cu_seqlens,
         )
-        return self.o_proj(y.flatten(-2)), new_state if state is not None else None
+        return self.o_proj(y.flatten(-2)), state
 
     def empty_state(self, batch_size: int, max_length: int | None) -> KVCache | FixedKVCache:
         slots = max_length or 0
@@ -126,35 +110,3 @@ class Attention(Mixer):
         if self.bidirectional:
             pairs = 2 * pairs - length
         return 4 * pairs * self.dim
-
-    def _append(self, state, k: Tensor, v: Tensor, position: Tensor):
-        """The cache with new tokens written to their slots; position -1 is padding."""
-        end = state.position + (position >= 0).sum(1)
-        if isinstance(state, KVCache):
-            grow = (0, 0, 0, 0, 0, k.shape[1])
-            state = state._replace(keys=nn.functional.pad(state.keys, grow), values=nn.functional.pad(state.values, grow))
-        elif self.window is None:
-            _check_capacity(end, state.keys.shape[1])
-        slots = state.keys.shape[1]
-        # What a longer chunk would overwrite at once, and padding, goes to a slot past the end that is cut off again.
-        kept = (position >= 0) & (position >= end[:, None] - slots)
-        slot = torch.where(kept, position % slots, slots)[..., None, None].expand_as(k)
-        keys, values = (
-            nn.functional.pad(old, (0, 0, 0, 0, 0, 1)).scatter(1, slot, new.to(old.dtype))[:, :slots]
-            for old, new in ((state.keys, k), (state.values, v))
-        )
-        return type(state)(keys, values, end)
-
-
-def _cached_positions(state: KVCache | FixedKVCache) -> Tensor:
-    """[B,S]: the position of the token in every slot, negative where there is none."""
-    slots = state.keys.shape[1]
-    last = state.position[:, None] - 1
-    slot = torch.arange(slots, device=last.device)
-    return last - (last - slot) % slots if slots else slot.expand(last.shape[0], 0)
-
-
-def _check_capacity(end: Tensor, slots: int) -> None:
-    # Reading values waits for a GPU and can't be traced, so they are checked on the CPU alone.
-    if end.device.type == "cpu" and not torch.compiler.is_compiling() and int(end.max()) > slots:
-        raise ValueError(f"the cache holds max_length={slots} tokens, got {int(end.max())}; remedy: init_state(max_length=...)")

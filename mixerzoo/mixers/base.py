@@ -1,13 +1,13 @@
 """The contract of a token mixer: [B,T,D] in, [B,T,D] out, with padding, packing, prefill and step.
 
-Shapes throughout the package: B batch, T time, D width, H heads, K key dim, V value dim, C chunk, N chunks or documents.
+Letters throughout the package: B batch, T time, D width, H heads, K key dim, V value dim, C chunk, N chunks or
+documents.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -30,7 +30,7 @@ class Output(NamedTuple):
 class RecurrentState(NamedTuple):
     """The state of a linear mixer: constant size, batch first, fp32; never changed in place.
 
-    memory: [B,...] the recurrence · conv: [B,W-1,channels] the short convolution's last inputs (W-1 = 0 without one) ·
+    memory: [B,...], the recurrence. conv: [B,W-1,channels], the short convolution's last inputs (W-1 = 0 without one).
     position: [B] int64, how many tokens the sequence has seen.
     """
 
@@ -71,11 +71,11 @@ CAPABILITIES = frozenset(
 class Mixer(nn.Module):
     """Base of every mixer. Subclasses set `spec` and implement `run` and `empty_state`.
 
-    A subclass's configuration is its constructor's keyword arguments, JSON values with defaults; it is kept in `config`.
+    A subclass's configuration is its constructor's keyword arguments, JSON values with defaults, kept in `config`.
     """
 
     spec: ClassVar[MixerSpec]
-    depth_shared: ClassVar[Callable[[int, int], nn.Module] | None] = None
+    depth_shared: type[nn.Module] | None = None
     config: dict[str, Any]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -105,9 +105,12 @@ class Mixer(nn.Module):
     ) -> Tensor:
         """Mix a batch of whole sequences: [B,T,D] -> [B,T,D].
 
-        mask: bool [B,T], True = token; padding may stand anywhere, changes nothing and comes out as zero · cu_seqlens:
-        [N+1] integers, N documents packed into one row (B=1) · shared: this layer's slice of what the mixer declares as
-        `depth_shared`. Raises ValueError for wrong shapes and for mask together with cu_seqlens.
+        Args:
+            mask: bool [B,T], True = token. Padding may stand anywhere, changes nothing and comes out as zero.
+            cu_seqlens: [N+1] integers, N documents packed into one row (B=1).
+            shared: this layer's slice of what the mixer declares as `depth_shared`.
+
+        Raises ValueError for wrong shapes, and for mask and cu_seqlens together.
         """
         self._check_input(x, mask)
         if cu_seqlens is None:
@@ -115,7 +118,7 @@ class Mixer(nn.Module):
         if mask is not None:
             raise ValueError("mask and cu_seqlens exclude each other; remedy: leave padding out of the packed row")
         if x.shape[0] != 1:
-            raise ValueError(f"cu_seqlens needs one packed row, B=1, got B={x.shape[0]}; remedy: flatten the batch into the row")
+            raise ValueError(f"cu_seqlens needs one packed row, B=1, got B={x.shape[0]}; remedy: flatten the batch")
         index = torch.arange(x.shape[1], device=x.device)
         layout = Layout((index - documents(cu_seqlens, x.shape[1]).start)[None], None, cu_seqlens)
         return self.run(x, layout, None, shared)[0]
@@ -123,7 +126,7 @@ class Mixer(nn.Module):
     def prefill(
         self, x: Tensor, state: Any = None, *, mask: Tensor | None = None, shared: Tensor | None = None
     ) -> Output:
-        """A chunk of every sequence in, the state after it out; `state=None` starts. Splitting anywhere changes nothing."""
+        """A chunk of every sequence in, the state after it out; None starts. Splitting anywhere changes nothing."""
         self._check_causal("prefill")
         self._check_input(x, mask)
         state = self.init_state(x.shape[0]) if state is None else state
@@ -189,7 +192,9 @@ class Mixer(nn.Module):
 
     def _check_causal(self, method: str) -> None:
         if self.bidirectional:
-            raise ValueError(f"{method} needs a causal mixer, this one has bidirectional=True; remedy: bidirectional=False")
+            raise ValueError(
+                f"{method} needs a causal mixer, this one has bidirectional=True; remedy: bidirectional=False"
+            )
 
 
 def check_divides(what: str, number: int, total_name: str, total: int) -> None:
@@ -203,7 +208,7 @@ def head_width(what: str, expand: float, dim: int, num_heads: int) -> int:
     width = round(dim * expand)
     if num_heads < 1 or width < 1 or abs(width - dim * expand) > 1e-6 or width % num_heads:
         raise ValueError(
-            f"{what} times dim must be a positive multiple of num_heads={num_heads}, got {expand} * {dim} = {dim * expand:g}"
+            f"{what} * dim must be a positive multiple of num_heads={num_heads}, got {expand} * {dim} = {dim * expand:g}"
         )
     return width // num_heads
 

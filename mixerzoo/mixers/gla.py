@@ -16,18 +16,25 @@ from .norms import make_norm
 
 class GLA(LinearMixer):
     """`f = sigmoid(W_2 W_1 x + b)^(1/16)`, `S_t = Diag(f_t) S_{t-1} + k_t v_t^T`,
-    `y_t = W_o (Norm(K^-0.5 q_t S_t) * SiLU(W_g x_t))`, the norm per head.
+    `y_t = W_o (Norm(K^-0.5 q_t S_t) * SiLU(W_g x_t))`, the norm over each head.
 
-    dim: width D · num_heads: H · num_kv_heads: heads of k, v and the gate, each shared by H/num_kv_heads query heads ·
-    expand_k, expand_v: total key and value width over dim · gate_low_rank: rank of W_2 W_1 · gate_normalizer: 16 ·
-    output_gate: with or without the factor SiLU(W_g x) · norm: layer | rms | srms | group, over each head's values ·
-    bias: on the linear maps (the gate's b is always there) · short_conv: 0 or 4, over q, k, v, followed by SiLU ·
-    bidirectional: the sum of both directions before the norm.
-    """
+    Args:
+        dim: width D.
+        num_heads: H.
+        num_kv_heads: heads of k, v and the gate, each shared by H/num_kv_heads query heads; None: H.
+        expand_k, expand_v: key and value width of all heads together, over dim.
+        gate_low_rank: the rank of W_2 W_1.
+        gate_normalizer: the 16 in the equation.
+        output_gate: with or without the factor SiLU(W_g x).
+        norm: layer | rms | srms | group, over each head's values.
+        bias: on the linear maps; the gate's b is always there.
+        short_conv: 0, or 4: a causal convolution over q, k and v, then SiLU.
+        bidirectional: both directions, summed before the norm."""
 
     spec = MixerSpec(
         paper="arXiv:2312.06635",
-        equation="S_t = Diag(f_t) S_{t-1} + k_t v_t^T,  y_t = W_o (Norm(q_t S_t) * SiLU(W_g x_t)),  f = sigmoid(W_2 W_1 x + b)^(1/16)",
+        equation="S_t = Diag(f_t) S_{t-1} + k_t v_t^T,  y_t = W_o (Norm(q_t S_t) * SiLU(W_g x_t)),  "
+        "f = sigmoid(W_2 W_1 x + b)^(1/16)",
         ops=("gated_linear_attention",),
         state="H_kv K V",
         flops="2 T params + 5 T H K V",

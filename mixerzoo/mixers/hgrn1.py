@@ -17,27 +17,32 @@ from .norms import make_norm
 
 class HGRN1(LinearMixer):
     """`f = gamma + (1-gamma) sigmoid(W_f x)`, `h_t = f_t e^{i theta} h_{t-1} + (1-f_t) c_t`,
-    `y_t = W_o (Norm([Re h_t; Im h_t]) * SiLU(W_g x_t))`, with complex `c = SiLU(W_c x)`: the published model.
+    `y_t = W_o (Norm([Re h_t; Im h_t]) * SiLU(W_g x_t))` with complex `c = SiLU(W_c x)`: the published model.
 
-    theta is learned, starts at 10000^(-2j/dim) and does not depend on the data; gamma is the lower bound. The channels of
-    W_c x alternate between real and imaginary part. 7 dim^2 parameters; 4 dim^2 with complex=False (h, c real, no theta).
+    theta is learned, starts at 10000^(-2j/dim) and does not depend on the data; gamma is the lower bound; the channels
+    of W_c x alternate between real and imaginary part. 7 dim^2 parameters; 4 dim^2 with real h and c, without theta.
 
-    dim: width D · complex: complex or real state · output_gate: with or without the factor SiLU(W_g x) · norm: layer | rms |
-    srms | group · norm_order: norm_gate (every published module) | gate_norm (the paper's equation: Norm(h * gate)) ·
-    lower_bound: a constant in [0, 1) instead of the stack's learned bounds (None: those; 0 when built alone) · bias: on all
-    linear maps · short_conv: 0 or 4, over gate logits and c · bidirectional: both directions summed before the norm, each
-    with its own theta.
-    """
+    Args:
+        dim: width D.
+        complex: complex or real state.
+        output_gate: with or without the factor SiLU(W_g x).
+        norm: layer | rms | srms | group, over [Re h; Im h].
+        norm_order: norm_gate (every published module) | gate_norm (the paper's equation: Norm(h * gate)).
+        lower_bound: a constant in [0, 1) in place of the stack's learned bounds; None: those, or 0 when built alone.
+        bias: on every linear map.
+        short_conv: 0, or 4: a causal convolution over gate logits and W_c x.
+        bidirectional: both directions, each with its own theta, summed before the norm."""
 
     spec = MixerSpec(
         paper="arXiv:2311.04823",
-        equation="h_t = f_t e^{i theta} h_{t-1} + (1-f_t) c_t,  y_t = W_o (Norm([Re h; Im h]) * SiLU(W_g x_t))",
+        equation="h_t = f_t e^{i theta} h_{t-1} + (1-f_t) c_t,  y_t = W_o (Norm([Re h_t; Im h_t]) * SiLU(W_g x_t)),  "
+        "f = gamma + (1-gamma) sigmoid(W_f x)",
         ops=("gated_scan",),
         state="2 D (complex), D (real)",
         flops="14 T D^2 + 16 T D (complex), 8 T D^2 + 3 T D (real)",
         capabilities=frozenset({"causal", "bidirectional", "constant_state", "short_conv", "depth_shared"}),
     )
-    depth_shared = LowerBounds
+    depth_shared: type[nn.Module] | None = LowerBounds
 
     def __init__(
         self,
@@ -55,7 +60,9 @@ class HGRN1(LinearMixer):
         width = 2 * dim if complex else dim
         super().__init__(dim, dim + width, bidirectional=bidirectional, short_conv=short_conv)
         check_choice("norm_order", norm_order, ("norm_gate", "gate_norm"))
-        self.complex, self.norm_order, self.lower_bound = complex, norm_order, lower_bound
+        self.complex, self.norm_order, self.lower_bound = complex, norm_order, lower_bound or 0.0
+        if lower_bound is not None:
+            self.depth_shared = None
         self.f_proj = nn.Linear(dim, dim, bias=bias)
         self.c_proj = nn.Linear(dim, width, bias=bias)
         self.g_proj = nn.Linear(dim, width, bias=bias) if output_gate else None
@@ -74,7 +81,7 @@ class HGRN1(LinearMixer):
         gate, c = projected
         if layout.valid is not None:
             gate = gate.masked_fill(~layout.valid[..., None], float("inf"))  # f = 1, 1 - f = 0
-        k, log_f = bounded_gate(gate, self.gamma(shared))
+        k, log_f = bounded_gate(gate, self.lower_bound if shared is None else shared)
         c = F.silu(c).to(k.dtype)
         if not self.complex:
             return gated_scan(
@@ -88,11 +95,6 @@ class HGRN1(LinearMixer):
             # No token precedes the padding when read from the right, so what it turns is zero.
             h = h + gated_scan(c, log_f, self.theta_reverse, cu_seqlens=layout.cu_seqlens, direction="reverse")[0]
         return torch.cat([h.real, h.imag], -1), torch.view_as_real(memory)
-
-    def gamma(self, shared: Tensor | None) -> Tensor | float:
-        if shared is None or self.lower_bound is not None:
-            return self.lower_bound or 0.0
-        return shared
 
     def readout(self, y: Tensor, x: Tensor) -> Tensor:
         y = y.to(x.dtype)

@@ -17,19 +17,26 @@ from .norms import make_norm
 class HGRN2(LinearMixer):
     """`f = gamma + (1-gamma) sigmoid(W_f x)`, `S_t = Diag(f_t) S_{t-1} + (1-f_t) i_t^T`, `y_t = W_o Norm(o_t S_t)`.
 
-    H = dim/expand heads, each with a state of expand x expand; gamma is the lower bound. `i = W_i x`, `o = SiLU(W_q x)`
-    and LayerNorm over the whole width are the paper's figure 2; 4 dim^2 parameters.
+    H = dim/expand heads with a state of expand x expand each; gamma is the lower bound. `i = W_i x`, `o = SiLU(W_q x)`
+    and a LayerNorm over the whole width are the paper's figure; the rest of what the sources disagree on are switches.
+    4 dim^2 parameters.
 
-    dim: width D · expand: head dimension e, 1 to 256, divides dim · lower_bound: a constant in [0, 1) instead of the
-    stack's learned bounds (None: those; 0 when built alone) · q_activation: silu (figure, HF model) | sigmoid (the
-    hgru2-pytorch modules) | none · v_activation: none (figure, HF model) | silu (modules) · norm: layer | rms | srms |
-    group, over the width · bias: on all linear maps (modules: True) · scale: factor on the readout (flash-linear-attention:
-    expand^-0.5) · short_conv: 0 or 4, over q, gate logits and v · bidirectional: the sum of both directions before the norm.
-    """
+    Args:
+        dim: width D.
+        expand: head dimension e, 1 to 256, divides dim.
+        lower_bound: a constant in [0, 1) in place of the stack's learned bounds; None: those, or 0 when built alone.
+        q_activation: silu (figure, authors' language model) | sigmoid (authors' hgru2-pytorch modules) | none.
+        v_activation: none (figure, authors' language model) | silu (authors' modules).
+        norm: layer | rms | srms | group, over the width.
+        bias: on every linear map (authors' modules: True).
+        scale: factor on the readout (flash-linear-attention: expand^-0.5).
+        short_conv: 0, or 4: a causal convolution over q, gate logits and i.
+        bidirectional: both directions, summed before the norm."""
 
     spec = MixerSpec(
         paper="arXiv:2404.07904",
-        equation="S_t = Diag(f_t) S_{t-1} + (1-f_t) i_t^T,  y_t = W_o Norm(o_t S_t),  f = gamma + (1-gamma) sigmoid(W_f x)",
+        equation="S_t = Diag(f_t) S_{t-1} + (1-f_t) i_t^T,  y_t = W_o Norm(o_t S_t),  "
+        "f = gamma + (1-gamma) sigmoid(W_f x)",
         ops=("hgrn2",),
         state="D e",
         flops="8 T D^2 + 5 T D e",
@@ -37,7 +44,7 @@ class HGRN2(LinearMixer):
             {"causal", "bidirectional", "constant_state", "short_conv", "flip_equivariant", "depth_shared"}
         ),
     )
-    depth_shared = LowerBounds
+    depth_shared: type[nn.Module] | None = LowerBounds
 
     def __init__(
         self,
@@ -58,7 +65,9 @@ class HGRN2(LinearMixer):
         check_choice("expand", expand, tuple(range(1, 257)))
         check_choice("q_activation", q_activation, tuple(ACTIVATIONS))
         check_choice("v_activation", v_activation, ("none", "silu"))
-        self.expand, self.lower_bound, self.scale = expand, lower_bound, scale
+        self.expand, self.scale, self.lower_bound = expand, scale, lower_bound or 0.0
+        if lower_bound is not None:
+            self.depth_shared = None
         self.q_activation, self.v_activation = q_activation, v_activation
         self.q_proj = nn.Linear(dim, dim, bias=bias)
         self.f_proj = nn.Linear(dim, dim, bias=bias)
@@ -90,9 +99,7 @@ class HGRN2(LinearMixer):
         return y.flatten(-2), memory
 
     def gamma(self, shared: Tensor | None) -> Tensor | float:
-        if shared is None or self.lower_bound is not None:
-            return self.lower_bound or 0.0
-        return shared.unflatten(-1, (-1, self.expand))
+        return self.lower_bound if shared is None else shared.unflatten(-1, (-1, self.expand))
 
     def readout(self, y: Tensor, x: Tensor) -> Tensor:
         return self.o_proj(self.norm(y))

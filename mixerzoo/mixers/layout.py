@@ -8,11 +8,9 @@ from torch import Tensor
 
 
 class Layout(NamedTuple):
-    """Where the tokens of a batch stand.
+    """Positions [B or 1,T] int64, each counting its own sequence's (or, packed, document's) tokens from zero.
 
-    position: [B or 1,T] int64, the token's index in its own sequence, or document when packed · valid: [B,T] bool, None =
-    all; padding is always on the right here · cu_seqlens: [N+1] or None.
-    """
+    valid: [B,T] bool, None = all; padding is always on the right here. cu_seqlens: [N+1], None = not packed."""
 
     position: Tensor
     valid: Tensor | None

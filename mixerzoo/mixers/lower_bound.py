@@ -13,7 +13,7 @@ class LowerBounds(nn.Module):
 
     The sources disagree on which rows (not checkpoint-compatible, equal at the start: gamma_k = k/L):
 
-        skip_first    gamma_k = P_1 + ... + P_k        the authors' fairseq and transformers models, flash-linear-attention
+        skip_first    gamma_k = P_1 + ... + P_k        the authors' language models, flash-linear-attention
         skip_last     gamma_k = P_0 + ... + P_{k-1}    the authors' ImageNet and Long Range Arena models
     """
 
@@ -31,7 +31,7 @@ class LowerBounds(nn.Module):
 
 
 def bounded_gate(x: Tensor, lower_bound: Tensor | float) -> tuple[Tensor, Tensor]:
-    """`f = gamma + (1-gamma) sigmoid(x)` as (1 - f, log f), in fp32 at least, both exact where f is near 0 or near 1."""
+    """(1 - f, log f) of `f = gamma + (1-gamma) sigmoid(x)`, in fp32 at least, both exact for f near 0 and near 1."""
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     k = (1 - lower_bound) * (-x).sigmoid()
     f = lower_bound + (1 - lower_bound) * x.sigmoid()

@@ -10,8 +10,9 @@ NORMS = ("layer", "rms", "srms", "group")
 
 
 def make_norm(kind: str, width: int, eps: float = 1e-5) -> nn.Module:
-    """layer: LayerNorm · rms: RMSNorm · srms: RMSNorm without weight ("SimpleRMSNorm") · group: LayerNorm without weight
-    and bias, which over the channels of each head is GroupNorm with a group per head."""
+    """layer | rms, or without weights: group | srms ("SimpleRMSNorm").
+
+    `group`, LayerNorm without weight and bias, over each head's channels is GroupNorm with a group a head."""
     check_choice("norm", kind, NORMS)
     if kind in ("layer", "group"):
         return nn.LayerNorm(width, eps=eps, elementwise_affine=kind == "layer")

@@ -17,14 +17,19 @@ from .rotary import rope_frequencies, rotate, xpos_frequencies
 
 class RetNet(LinearMixer):
     """`S_t = f S_{t-1} + k_t v_t^T`, `y_t = W_o (Norm(K^-0.5 q_t S_t) * SiLU(W_g x_t))`, head h forgets with
-    `f = 1 - 2^(-5-h)`; q and k are turned by position * frequency; the norm is GroupNorm over heads.
+    `f = 1 - 2^(-5-h)`; q and k are turned by position * frequency; the norm is GroupNorm with a group a head.
 
-    dim: width D · num_heads: H, default dim/256 as in the paper (at least 1) · expand_k, expand_v: total key and value width
-    over dim · rotary: xpos (the authors': frequencies from 1 to 1/10000 inclusive) | rope (10000^(-2j/K),
-    flash-linear-attention) | none, pairs of neighbouring channels · output_gate: with or without the factor SiLU(W_g x) ·
-    norm: group | layer | rms | srms, over each head's values · bias: on all linear maps · short_conv: 0 or 4, over q, k, v,
-    followed by SiLU · bidirectional: the sum of both directions before the norm.
-    """
+    Args:
+        dim: width D.
+        num_heads: H; None: dim/256 as in the paper, at least 1.
+        expand_k, expand_v: key and value width of all heads together, over dim.
+        rotary: xpos (the authors' code: frequencies from 1 to 1/10000 inclusive) | rope (10000^(-2j/K)) | none; a pair
+            is two neighbouring channels.
+        output_gate: with or without the factor SiLU(W_g x).
+        norm: group | layer | rms | srms, over each head's values.
+        bias: on every linear map.
+        short_conv: 0, or 4: a causal convolution over q, k and v, then SiLU.
+        bidirectional: both directions, summed before the norm."""
 
     spec = MixerSpec(
         paper="arXiv:2307.08621",

@@ -32,18 +32,19 @@ def build_mixer(mixer: str | Mapping[str, Any], **config: Any) -> Mixer:
     Keywords are the mixer's constructor arguments and win over the mapping's; `dim` is 1024 by default.
     Raises ValueError for an unknown name or keyword, with the nearest and all known ones.
     """
-    if not isinstance(mixer, str):
-        config = {**mixer, **config}
-        if "name" not in config:
-            raise ValueError(f"a mixer configuration needs a 'name', got the keys {sorted(config)}; known: {', '.join(list_mixers())}")
-        mixer = config.pop("name")
-    cls = MIXERS.get(mixer)
+    config = {"name": mixer, **config} if isinstance(mixer, str) else {**mixer, **config}
+    if "name" not in config:
+        raise ValueError(
+            f"a mixer configuration needs a 'name', got {sorted(config)}; known: {', '.join(list_mixers())}"
+        )
+    name = config.pop("name")
+    cls = MIXERS.get(name)
     allowed = list(inspect.signature(cls.__init__).parameters)[1:]
     for keyword in config:
         if keyword not in allowed:
-            raise ValueError(unknown(f"keyword of mixer {mixer!r}:", keyword, allowed))
+            raise ValueError(unknown(f"keyword of mixer {name!r}", keyword, allowed))
     module = cls(**config)
-    module.config = {"name": mixer, **module.config}
+    module.config = {"name": name, **module.config}
     return module
 
 

@@ -1,4 +1,4 @@
-"""A registry maps names to classes, by lazy reference ("module:Class"), by decorator, by call, or from an entry point."""
+"""Names for classes: by lazy reference ("module:Class"), by decorator, by call, or from an entry point."""
 
 from __future__ import annotations
 

@@ -63,77 +63,79 @@ def chunked_with_gates(
 
 
 class _Chunked(torch.autograd.Function):
-    """(y [B,T,H,V], states that leave a chunk [1 or N, B H, K, V]): the last one alone, or all of them when packed.
+    """(y: [B,T,H,V], states: [1 or N,B H,K,V]), the state after the last chunk or, packed, after every chunk.
 
-    Adjoint, with S_n entering chunk n and dS_n the gradient that arrives at it:
-    `dS_n = (q * prefix)^T dy + Diag(total) dS_{n+1}`, `dA = dy v^T`, `dv = A^T dy + (k * suffix) dS_{n+1}`.
+    Adjoint, with S_n entering chunk n and dS_n the gradient that arrives at it: `dA = dy v^T`,
+    `dS_n = (q * prefix)^T dy + Diag(total) dS_{n+1}`, `dv = A^T dy + (k * suffix) dS_{n+1}`, dq and dk likewise.
     """
 
     @staticmethod
     def forward(ctx, q, k, v, f, initial_state, chunk: int, packing: ChunkAlignment | None):
-        heads = q.shape[0] * q.shape[2]
-        num_chunks, K, V = q.shape[1] // chunk, q.shape[-1], v.shape[-1]
+        heads, num_chunks = q.shape[0] * q.shape[2], q.shape[1] // chunk
         y = torch.empty_like(v)
         scores = q.new_empty(num_chunks * heads, chunk, chunk)
-        entering = q.new_empty(num_chunks, heads, K, V)
-        leaving = q.new_empty(num_chunks, heads, K, V) if packing else None
-        state = initial_state.new_zeros(heads, K, V) if packing else initial_state.flatten(0, 1)
-        for start, stop in _segments(num_chunks, heads * chunk * K):
+        states = q.new_zeros(num_chunks + 1, heads, q.shape[-1], v.shape[-1])
+        if packing is None:
+            states[0] = initial_state.flatten(0, 1)
+        for start, stop in _segments(num_chunks, heads * chunk * q.shape[-1]):
             rows = slice(start * heads, stop * heads)
             q_, k_, v_, f_ = (_to_chunks(x, chunk, start, stop) for x in (q, k, v, f))
             tree = DecayTree(f_)
             scores[rows] = tree.scores(q_, k_)
             update = ((k_ * tree.suffix).mT @ v_).unflatten(0, (-1, heads))
             total = tree.prefix[:, -1].unflatten(0, (-1, heads))[..., None]
-            for n in range(start, stop):
-                if packing:
-                    state = torch.where(packing.first[n], initial_state[packing.document[n]], state)
-                entering[n] = state
-                state = torch.addcmul(update[n - start], total[n - start], state)
-                if packing:
-                    leaving[n] = state
-            y_ = torch.baddbmm(scores[rows] @ v_, q_ * tree.prefix, entering[start:stop].flatten(0, 1))
+            if packing is not None:
+                first = packing.first[start:stop, None, None, None]
+                opening = initial_state[packing.document[start:stop]]
+                update, total = torch.where(first, update + total * opening, update), torch.where(first, 0, total)
+            for n in range(stop - start):
+                states[start + n + 1] = torch.addcmul(update[n], total[n], states[start + n])
+            entering = states[start:stop] if packing is None else torch.where(first, opening, states[start:stop])
+            y_ = torch.baddbmm(scores[rows] @ v_, q_ * tree.prefix, entering.flatten(0, 1))
             _from_chunks(y_, y, chunk, start, stop)
-        ctx.save_for_backward(q, k, v, f, scores, entering)
-        ctx.chunk, ctx.packing, ctx.documents = chunk, packing, initial_state.shape
-        return y, leaving if packing else state[None].clone()
+        ctx.save_for_backward(q, k, v, f, initial_state, scores, states)
+        ctx.chunk, ctx.packing = chunk, packing
+        return y, states[1:].clone() if packing else states[-1:].clone()
 
     @staticmethod
     def backward(ctx, dy, dleaving):
-        q, k, v, f, scores, entering = ctx.saved_tensors
+        q, k, v, f, initial_state, scores, states = ctx.saved_tensors
         chunk, packing = ctx.chunk, ctx.packing
-        num_chunks, heads, K, V = entering.shape
-        dq, dk, dv, df = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v), torch.empty_like(f)
-        dinitial_state = entering.new_zeros(ctx.documents)
-        dstate = dleaving.new_zeros(heads, K, V) if packing else dleaving[0]
-        for start, stop in reversed(_segments(num_chunks, heads * chunk * K)):
+        num_chunks, heads = states.shape[0] - 1, states.shape[1]
+        dq, dk, dv, df = (torch.empty_like(x) for x in (q, k, v, f))
+        dinitial_state = torch.zeros_like(initial_state)
+        dstate = torch.zeros_like(states[0]) if packing else dleaving[0]
+        for start, stop in reversed(_segments(num_chunks, heads * chunk * q.shape[-1])):
             rows = slice(start * heads, stop * heads)
             q_, k_, v_, f_, dy_ = (_to_chunks(x, chunk, start, stop) for x in (q, k, v, f, dy))
             tree = DecayTree(f_)
             decayed_q, decayed_k = q_ * tree.prefix, k_ * tree.suffix
-            dentering = (decayed_q.mT @ dy_).unflatten(0, (-1, heads))
+            dread = (decayed_q.mT @ dy_).unflatten(0, (-1, heads))
             total = tree.prefix[:, -1].unflatten(0, (-1, heads))[..., None]
-            dafter = torch.empty_like(dentering)
-            for n in reversed(range(start, stop)):
-                dstate = dstate + dleaving[n] if packing else dstate
-                dafter[n - start] = dstate
-                dstate = torch.addcmul(dentering[n - start], total[n - start], dstate)
-                if packing:
-                    dinitial_state[packing.document[n]] += torch.where(packing.first[n], dstate, 0)
-                    dstate = torch.where(packing.first[n], 0, dstate)
-            before, after = entering[start:stop].flatten(0, 1), dafter.flatten(0, 1)
+            carried_read, carried_total = dread, total
+            if packing is not None:
+                first = packing.first[start:stop, None, None, None]
+                carried_read, carried_total = torch.where(first, 0, dread), torch.where(first, 0, total)
+            dafter = torch.empty_like(dread)
+            for n in reversed(range(stop - start)):
+                dafter[n] = dstate + dleaving[start + n] if packing else dstate
+                dstate = torch.addcmul(carried_read[n], carried_total[n], dafter[n])
+            entering = states[start:stop]
+            if packing is not None:
+                dopening = torch.where(first, dread + total * dafter, 0)
+                dinitial_state.index_add_(0, packing.document[start:stop], dopening)
+                entering = torch.where(first, initial_state[packing.document[start:stop]], entering)
+            before, after = entering.flatten(0, 1), dafter.flatten(0, 1)
 
             ddecayed_q, ddecayed_k = dy_ @ before.mT, v_ @ after.mT
             dq_, dk_ = ddecayed_q * tree.prefix, ddecayed_k * tree.suffix
-            dprefix, dsuffix = ((dx.mul_(x)).sum_to_size(f_.shape) for dx, x in ((ddecayed_q, q_), (ddecayed_k, k_)))
+            dprefix, dsuffix = (dx.mul_(x).sum_to_size(f_.shape) for dx, x in ((ddecayed_q, q_), (ddecayed_k, k_)))
             dprefix[:, -1] += (before * after).sum(-1).sum_to_size(f_[:, -1].shape)
             dv_ = torch.baddbmm(decayed_k @ after, scores[rows].mT, dy_)
             df_ = tree.backward(q_, k_, dy_ @ v_.mT, dprefix, dsuffix, dq_, dk_)
             for x_, x in ((dq_, dq), (dk_, dk), (dv_, dv), (df_, df)):
                 _from_chunks(x_, x, chunk, start, stop)
-        if not packing:
-            dinitial_state = dstate.view(ctx.documents)
-        return dq, dk, dv, df, dinitial_state, None, None
+        return dq, dk, dv, df, dinitial_state if packing else dstate.view(initial_state.shape), None, None
 
 
 def _segments(num_chunks: int, chunk_elements: int) -> list[tuple[int, int]]:
@@ -150,4 +152,5 @@ def _to_chunks(x: Tensor, chunk: int, start: int, stop: int) -> Tensor:
 def _from_chunks(x: Tensor, out: Tensor, chunk: int, start: int, stop: int) -> None:
     """The inverse of `_to_chunks`, written into `out`."""
     B, _, H, D = out.shape
-    out[:, start * chunk : stop * chunk].view(B, stop - start, chunk, H, D).copy_(x.view(stop - start, B, H, chunk, D).permute(1, 0, 3, 2, 4))
+    target = out[:, start * chunk : stop * chunk].view(B, stop - start, chunk, H, D)
+    target.copy_(x.view(stop - start, B, H, chunk, D).permute(1, 0, 3, 2, 4))

@@ -1,13 +1,13 @@
 """Attention scores with a decay per channel, exact for every gate in [0, 1], as matrix products.
 
-`A_ij = sum_c q_ic k_jc prod_{m=j+1..i} f_mc` for j <= i. Cut a block of 2s tokens into two halves. For i right and j left
-the product of gates splits at the cut into (prefix of the right half up to i) * (suffix of the left half after j), so
+`A_ij = sum_c q_ic k_jc prod_{m=j+1..i} f_mc` for j <= i. Cut a block of 2s tokens into two halves. For i right and j
+left the product of gates splits at the cut into (prefix of the right half up to i) * (suffix of the left half after j):
 
     A_right,left = (q * prefix)_right  @  (k * suffix)_left^T,
 
 and each half is the same problem again: log2(C) levels. Every factor is a product of gates, hence in [0, 1]: nothing
-overflows, a closed gate (f = 0) is an exact zero, and no difference of cumulative sums loses digits. The gradient is taken
-with respect to f, not log f, so that it is exact at f = 0 too.
+overflows, a closed gate (f = 0) is an exact zero, and no difference of cumulative sums loses digits. The gradient is
+taken with respect to f, not log f, so that it is exact at f = 0 too.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class DecayTree:
         self.prefix, self.suffix = f, torch.ones_like(f)
         size = 1
         while size < f.shape[1]:
-            (left_prefix, right_prefix), (left_suffix, right_suffix) = _halves(self.prefix, size), _halves(self.suffix, size)
+            left_prefix, right_prefix = _halves(self.prefix, size)
+            left_suffix, right_suffix = _halves(self.suffix, size)
             left_total, right_total = left_prefix[:, :, -1:], right_prefix[:, :, -1:]
             self.levels.append(Level(size, left_total, right_prefix, left_suffix))
             self.prefix = torch.cat([left_prefix, right_prefix * left_total], 2).flatten(1, 2)

@@ -27,16 +27,24 @@ def gated_linear_attention(
 ) -> tuple[Tensor, Tensor]:
     """`S_t = Diag(f_t) S_{t-1} + k_t v_t^T`, `y_t = scale q_t S_t`.
 
-    Gated linear attention (arXiv:2312.06635, eq. 3). One gate a head, `log_f: [B,T,H,1]`, is retention's case
-    (arXiv:2307.08621, eq. 6) and runs faster.
+    Gated linear attention (arXiv:2312.06635, eq. 3); with one gate a head, retention (arXiv:2307.08621, eq. 6). Exact
+    for every decay. O(T (C (K + V) + K V)) time a head with C = 64, O(T) memory.
 
-    q, k: [B,T,H,K] · v: [B,T,H,V] · log_f: [B,T,H,K] or [B,T,H,1], natural logs <= 0, -inf forgets everything ·
-    initial_state: [B,H,K,V], None = zeros · cu_seqlens: [N+1], N documents packed into one row (B=1), states [N,H,K,V] ·
-    direction: causal | reverse | both (both: the sum, states [2,B,H,K,V]).
+    Args:
+        q, k: [B,T,H,K].
+        v: [B,T,H,V].
+        log_f: [B,T,H,K], or [B,T,H,1] which runs faster; natural logarithms <= 0; -inf forgets everything.
+        scale: factor on y.
+        initial_state: [B,H,K,V]; None is zero.
+        cu_seqlens: [N+1] integers, N documents packed into one row (B=1); states are [N,H,K,V].
+        direction: causal | reverse | both. Both sums the two; its states are [2,B,H,K,V].
+        backend: see `kernels.dispatch`.
 
-    Returns y: [B,T,H,V] in v's dtype and the final state in fp32 (fp64 in, fp64 kept). Gradients reach every input, also
-    from the final state. Exact for every decay. O(T (C (K + V) + K V)) time per head, C = 64; O(T) memory.
-    """
+    Returns:
+        y: [B,T,H,V] in v's dtype, and the final state in fp32 (fp64 in, fp64 kept). Gradients reach every input, also
+        from the final state.
+
+    Raises ValueError for inconsistent shapes and for a backend that can't run."""
     B, T, H, K, V = check_qkv(q, k, v)
     if tuple(log_f.shape) not in ((B, T, H, K), (B, T, H, 1)):
         raise ValueError(f"log_f must be [B,T,H,K]={(B, T, H, K)} or [B,T,H,1], got {tuple(log_f.shape)}")
@@ -52,7 +60,9 @@ def gated_linear_attention(
 def check_qkv(q: Tensor, k: Tensor, v: Tensor, k_name: str = "k") -> tuple[int, int, int, int, int]:
     """(B, T, H, K, V) of consistent q, k: [B,T,H,K] and v: [B,T,H,V]."""
     if q.ndim != 4 or v.ndim != 4 or 0 in q.shape or 0 in v.shape:
-        raise ValueError(f"q and v must be [B,T,H,K] and [B,T,H,V], every size at least 1, got {tuple(q.shape)} and {tuple(v.shape)}")
+        raise ValueError(
+            f"q and v must be [B,T,H,K] and [B,T,H,V], every size at least 1, got {tuple(q.shape)} and {tuple(v.shape)}"
+        )
     B, T, H, K = q.shape
     V = v.shape[-1]
     check_shape(k_name, k, "[B,T,H,K]", (B, T, H, K))

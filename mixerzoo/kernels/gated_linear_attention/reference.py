@@ -18,7 +18,8 @@ def reference(
     q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     f = log_f.exp()
-    y, final = [], []
+    y: list[Tensor] = []
+    final: list[Tensor] = []
     for row, start, end in sequences(q, cu_seqlens):
         state = initial_state[len(final)]
         for t in range(start, end):

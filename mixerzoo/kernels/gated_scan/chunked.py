@@ -23,7 +23,7 @@ def scan(a: Tensor, x: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None 
     tokens = documents(cu_seqlens, x.shape[1])
     opens = torch.arange(x.shape[1], device=x.device) == tokens.start
     opens = opens.view(1, -1, *[1] * (x.ndim - 2))
-    x = x + torch.where(opens, a * initial_state[tokens.index], 0)
+    x = x + torch.where(opens, a * initial_state[tokens.document], 0)
     h = _Scan.apply(torch.where(opens, 0, a), x, torch.zeros_like(x[:, 0]))
     nonempty = tokens.nonempty.view(-1, *[1] * (x.ndim - 2))
     return h, torch.where(nonempty, h[0, tokens.last], initial_state)
@@ -54,7 +54,7 @@ class _Scan(torch.autograd.Function):
 
 
 def _tree(a: Tensor, x: Tensor) -> Tensor:
-    """Two steps of the recurrence are one step with `a_2 a_1` and `a_2 x_1 + x_2`: solve the odd positions, fill the even."""
+    """Two steps are one with gate `a_2 a_1` and input `a_2 x_1 + x_2`: solve the odd positions, then the even."""
     length = x.shape[1]
     if length == 1:
         return x

@@ -25,21 +25,28 @@ def gated_scan(
 ) -> tuple[Tensor, Tensor]:
     """`h_t = f_t e^{i theta} h_{t-1} + x_t`, elementwise; without theta the real `h_t = f_t h_{t-1} + x_t`.
 
-    The recurrence of HGRN (arXiv:2311.04823, section 3.2) with `x_t = (1 - f_t) c_t`.
+    The recurrence of HGRN (arXiv:2311.04823, section 3.2) with `x_t = (1 - f_t) c_t`. O(T D) time and memory.
 
-    x: [B,T,D], complex exactly when theta is given · log_f: [B,T,D], natural logs <= 0, -inf forgets everything ·
-    theta: [D], radians · initial_state: [B,D], None = zeros · cu_seqlens: [N+1], N documents packed
-    into one row (B=1), states [N,D] · direction: causal | reverse | both (both: the sum, states [2,B,D]).
+    Args:
+        x: [B,T,D], complex exactly when theta is given.
+        log_f: [B,T,D], natural logarithms <= 0; -inf forgets everything.
+        theta: [D] or [B,T,D], radians a step.
+        initial_state: [B,D]; None is zero.
+        cu_seqlens: [N+1] integers, N documents packed into one row (B=1); states are [N,D].
+        direction: causal | reverse | both. Both sums the two; its states are [2,B,D].
+        backend: see `kernels.dispatch`.
 
-    Returns h: [B,T,D] in x's dtype and the final state in fp32 (fp64 in, fp64 kept; complex likewise). Gradients reach
-    every input, also from the final state. O(T D) time and memory.
-    """
+    Returns:
+        h: [B,T,D] in x's dtype, and the final state in fp32 (fp64 in, fp64 kept; complex likewise). Gradients reach
+        every input, also from the final state.
+
+    Raises ValueError for inconsistent shapes and for a backend that can't run."""
     B, T, D = _dimensions(x)
     check_shape("log_f", log_f, "[B,T,D]", (B, T, D))
     if (theta is not None) != x.is_complex():
         raise ValueError(
-            f"x must be complex exactly when theta is given, got x {x.dtype} and theta {'given' if theta is not None else None}; "
-            "remedy: torch.view_as_complex, or drop theta"
+            f"x must be complex exactly when theta is given, got {x.dtype} and theta={theta if theta is None else 'tensor'};"
+            " remedy: torch.view_as_complex, or drop theta"
         )
     if theta is not None and tuple(theta.shape) not in ((D,), (B, T, D)):
         raise ValueError(f"theta must be [D]={(D,)} or [B,T,D]={(B, T, D)}, got {tuple(theta.shape)}")

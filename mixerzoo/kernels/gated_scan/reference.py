@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,8 @@ def reference(
     x: Tensor, log_f: Tensor, theta: Tensor | None, initial_state: Tensor, cu_seqlens: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     a = log_f.exp() if theta is None else torch.polar(log_f.exp(), theta)
-    states, final = [], []
+    states: list[Tensor] = []
+    final: list[Tensor] = []
     for row, start, end in sequences(x, cu_seqlens):
         h = initial_state[len(final)]
         for t in range(start, end):
@@ -25,4 +28,4 @@ def sequences(x: Tensor, cu_seqlens: Tensor | None) -> list[tuple[int, int, int]
     if cu_seqlens is None:
         return [(row, 0, x.shape[1]) for row in range(x.shape[0])]
     bounds = cu_seqlens.tolist()
-    return [(0, start, end) for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [(0, start, end) for start, end in itertools.pairwise(bounds)]

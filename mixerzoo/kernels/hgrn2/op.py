@@ -29,15 +29,25 @@ def hgrn2(
 ) -> tuple[Tensor, Tensor]:
     """`f_t = gamma + (1-gamma) sigmoid(x_t)`, `S_t = Diag(f_t) S_{t-1} + (1-f_t) v_t^T`, `y_t = scale q_t S_t`.
 
-    The recurrence of HGRN2 (arXiv:2404.07904, section 3) from the raw gate logits x and the lower bound gamma.
+    The recurrence of HGRN2 (arXiv:2404.07904, section 3) from the raw gate logits x and the lower bound gamma. Exact
+    for every logit; cost as `gated_linear_attention`.
 
-    q, x: [B,T,H,K] · v: [B,T,H,V] · lower_bound: a number or a tensor that broadcasts to [H,K], in [0, 1) ·
-    initial_state: [B,H,K,V], None = zeros · cu_seqlens: [N+1], N documents packed into one row (B=1), states [N,H,K,V] ·
-    direction: causal | reverse | both (both: the sum, states [2,B,H,K,V]). x = +inf leaves the state as it is.
+    Args:
+        q: [B,T,H,K].
+        x: [B,T,H,K], logits; +inf leaves the state as it is.
+        v: [B,T,H,V].
+        lower_bound: gamma in [0, 1), a number or a tensor that broadcasts to [H,K].
+        scale: factor on y.
+        initial_state: [B,H,K,V]; None is zero.
+        cu_seqlens: [N+1] integers, N documents packed into one row (B=1); states are [N,H,K,V].
+        direction: causal | reverse | both. Both sums the two; its states are [2,B,H,K,V].
+        backend: see `kernels.dispatch`.
 
-    Returns y: [B,T,H,V] in v's dtype and the final state in fp32 (fp64 in, fp64 kept). Gradients reach every input, the
-    lower bound and the initial state included, also from the final state. Cost as `gated_linear_attention`.
-    """
+    Returns:
+        y: [B,T,H,V] in v's dtype, and the final state in fp32 (fp64 in, fp64 kept). Gradients reach every input, the
+        lower bound included, also from the final state.
+
+    Raises ValueError for inconsistent shapes and for a backend that can't run."""
     _, _, H, K, V = check_qkv(q, x, v, k_name="x")
     gamma = _lower_bound(lower_bound, q, (H, K))
     check_direction(direction)

@@ -12,7 +12,8 @@ from ..gated_scan.reference import sequences
 def reference(
     q: Tensor, x: Tensor, v: Tensor, lower_bound: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    y, final = [], []
+    y: list[Tensor] = []
+    final: list[Tensor] = []
     for row, start, end in sequences(q, cu_seqlens):
         state = initial_state[len(final)]
         for t in range(start, end):

@@ -27,17 +27,25 @@ def softmax_attention(
     cu_seqlens: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """`y_t = sum_s softmax_s(scale q_t k_s) v_s` over the keys that query t may see (arXiv:1706.03762, section 3.2).
+    """`y_t = sum_s softmax_s(scale q_t k_s) v_s` over the keys s that query t may see (arXiv:1706.03762, eq. 1).
 
-    q: [B,T,H,K] · k: [B,S,G,K], v: [B,S,G,V], G kv heads divide H · scale: K^-0.5 by default · causal: keys at positions
-    up to the query's · window: only keys less than `window` positions away · query_position: [B,T] or [1,T] and
-    key_position: [B,S] or [1,S] int64 (default: index; -1 marks a slot without key) · cu_seqlens: [N+1], N documents
-    packed into one row (B=1, S=T), no attention across.
+    O(T S) time. O(T + S) memory without window, positions and packing where torch has a fused kernel, else O(T S).
 
-    Returns [B,T,H,V] in q's dtype; zero for a query that sees no key. O(T S) time; O(T + S) memory without window,
-    positions and packing where torch has a fused kernel, else O(T S).
-    """
-    B, T, H, K, S = _dimensions(q, k, v)
+    Args:
+        q: [B,T,H,K].
+        k, v: [B,S,G,K] and [B,S,G,V]; the G kv heads divide the H query heads.
+        scale: K^-0.5 by default.
+        causal: only keys at positions up to the query's.
+        window: only keys less than `window` positions away.
+        query_position, key_position: [B or 1,T] and [B or 1,S] int64; the index by default, -1 is a slot without key.
+        cu_seqlens: [N+1] integers, N documents packed into one row (B=1, S=T); no attention across.
+        backend: see `kernels.dispatch`.
+
+    Returns:
+        [B,T,H,V] in q's dtype; zero for a query that sees no key.
+
+    Raises ValueError for inconsistent shapes and for a backend that can't run."""
+    T, S, K = _dimensions(q, k, v)
     if (query_position is None) != (key_position is None):
         raise ValueError("query_position and key_position go together; got one of them; remedy: give both or neither")
     if window is not None and window < 1:
@@ -59,12 +67,12 @@ def softmax_attention(
     if window is not None:
         allowed = allowed & (distance.abs() < window)
     if cu_seqlens is not None:
-        document = documents(cu_seqlens, T).index
+        document = documents(cu_seqlens, T).document
         allowed = allowed & (document[:, None] == document)
     return chosen.run(q, k, v, scale, allowed, causal)
 
 
-def _dimensions(q: Tensor, k: Tensor, v: Tensor) -> tuple[int, int, int, int, int]:
+def _dimensions(q: Tensor, k: Tensor, v: Tensor) -> tuple[int, int, int]:
     if q.ndim != 4 or k.ndim != 4 or v.ndim != 4 or 0 in q.shape or 0 in k.shape:
         raise ValueError(
             "q, k, v must be [B,T,H,K], [B,S,G,K], [B,S,G,V] with every size at least 1, "
@@ -75,4 +83,4 @@ def _dimensions(q: Tensor, k: Tensor, v: Tensor) -> tuple[int, int, int, int, in
     check_shape("v", v, "[B,S,G,V]", (B, S, G, v.shape[-1]))
     if H % G:
         raise ValueError(f"the {G} kv heads must divide the {H} query heads")
-    return B, T, H, K, S
+    return T, S, K
