@@ -1,10 +1,10 @@
 """Gated linear attention in chunks, plain torch: O(T) time and memory, matrix products, no loop over tokens.
 
-    inside a chunk      y  = A v,                       A from the decay tree
-    state entering it   y += (q * prefix) S
+    inside a chunk      y  = A v,                       A: scores from the decay tree
+    state entering it   y += (q * prefix) S             prefix: gates from the chunk's start
     state leaving it    S' = Diag(total) S + (k * suffix)^T v
 
-Chunks are worked off in segments that stay in cache; the backward pass recomputes what is cheap and keeps A and S.
+Chunks are worked off in segments that stay in cache. The backward pass keeps the chunks' states, recomputes the rest.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..gated_scan.chunked import scan
 from ..packing import ChunkAlignment, align_to_chunks
-from .decay_tree import DecayTree
+from .decay_tree import decay_tree, decay_tree_backward
 from .reference import recurrent_step
 
 CHUNK = 64
@@ -73,69 +73,61 @@ class _Chunked(torch.autograd.Function):
     def forward(ctx, q, k, v, f, initial_state, chunk: int, packing: ChunkAlignment | None):
         heads, num_chunks = q.shape[0] * q.shape[2], q.shape[1] // chunk
         y = torch.empty_like(v)
-        scores = q.new_empty(num_chunks * heads, chunk, chunk)
         states = q.new_zeros(num_chunks + 1, heads, q.shape[-1], v.shape[-1])
         if packing is None:
             states[0] = initial_state.flatten(0, 1)
         for start, stop in _segments(num_chunks, heads * chunk * q.shape[-1]):
-            rows = slice(start * heads, stop * heads)
             q_, k_, v_, f_ = (_to_chunks(x, chunk, start, stop) for x in (q, k, v, f))
-            tree = DecayTree(f_)
-            scores[rows] = tree.scores(q_, k_)
-            update = ((k_ * tree.suffix).mT @ v_).unflatten(0, (-1, heads))
-            total = tree.prefix[:, -1].unflatten(0, (-1, heads))[..., None]
+            tree = decay_tree(q_, k_, f_)
+            update, total = (x.unflatten(0, (-1, heads)) for x in (tree.k.mT @ v_, tree.total.mT))
             if packing is not None:
-                first = packing.first[start:stop, None, None, None]
-                opening = initial_state[packing.document[start:stop]]
+                first, opening = _opening(packing, initial_state, start, stop)
                 update, total = torch.where(first, update + total * opening, update), torch.where(first, 0, total)
             for n in range(stop - start):
                 states[start + n + 1] = torch.addcmul(update[n], total[n], states[start + n])
             entering = states[start:stop] if packing is None else torch.where(first, opening, states[start:stop])
-            y_ = torch.baddbmm(scores[rows] @ v_, q_ * tree.prefix, entering.flatten(0, 1))
-            _from_chunks(y_, y, chunk, start, stop)
-        ctx.save_for_backward(q, k, v, f, initial_state, scores, states)
+            _from_chunks(torch.baddbmm(tree.scores @ v_, tree.q, entering.flatten(0, 1)), y, chunk, start, stop)
+        ctx.save_for_backward(q, k, v, f, initial_state, states)
         ctx.chunk, ctx.packing = chunk, packing
         return y, states[1:].clone() if packing else states[-1:].clone()
 
     @staticmethod
     def backward(ctx, dy, dleaving):
-        q, k, v, f, initial_state, scores, states = ctx.saved_tensors
+        q, k, v, f, initial_state, states = ctx.saved_tensors
         chunk, packing = ctx.chunk, ctx.packing
         num_chunks, heads = states.shape[0] - 1, states.shape[1]
         dq, dk, dv, df = (torch.empty_like(x) for x in (q, k, v, f))
         dinitial_state = torch.zeros_like(initial_state)
         dstate = torch.zeros_like(states[0]) if packing else dleaving[0]
         for start, stop in reversed(_segments(num_chunks, heads * chunk * q.shape[-1])):
-            rows = slice(start * heads, stop * heads)
             q_, k_, v_, f_, dy_ = (_to_chunks(x, chunk, start, stop) for x in (q, k, v, f, dy))
-            tree = DecayTree(f_)
-            decayed_q, decayed_k = q_ * tree.prefix, k_ * tree.suffix
-            dread = (decayed_q.mT @ dy_).unflatten(0, (-1, heads))
-            total = tree.prefix[:, -1].unflatten(0, (-1, heads))[..., None]
-            carried_read, carried_total = dread, total
+            tree = decay_tree(q_, k_, f_, keep_levels=True)
+            dread, total = (x.unflatten(0, (-1, heads)) for x in (tree.q.mT @ dy_, tree.total.mT))
+            entering, carried_read, carried_total = states[start:stop], dread, total
             if packing is not None:
-                first = packing.first[start:stop, None, None, None]
+                first, opening = _opening(packing, initial_state, start, stop)
+                entering = torch.where(first, opening, entering)
                 carried_read, carried_total = torch.where(first, 0, dread), torch.where(first, 0, total)
             dafter = torch.empty_like(dread)
             for n in reversed(range(stop - start)):
                 dafter[n] = dstate + dleaving[start + n] if packing else dstate
                 dstate = torch.addcmul(carried_read[n], carried_total[n], dafter[n])
-            entering = states[start:stop]
             if packing is not None:
                 dopening = torch.where(first, dread + total * dafter, 0)
                 dinitial_state.index_add_(0, packing.document[start:stop], dopening)
-                entering = torch.where(first, initial_state[packing.document[start:stop]], entering)
-            before, after = entering.flatten(0, 1), dafter.flatten(0, 1)
 
-            ddecayed_q, ddecayed_k = dy_ @ before.mT, v_ @ after.mT
-            dq_, dk_ = ddecayed_q * tree.prefix, ddecayed_k * tree.suffix
-            dprefix, dsuffix = (dx.mul_(x).sum_to_size(f_.shape) for dx, x in ((ddecayed_q, q_), (ddecayed_k, k_)))
-            dprefix[:, -1] += (before * after).sum(-1).sum_to_size(f_[:, -1].shape)
-            dv_ = torch.baddbmm(decayed_k @ after, scores[rows].mT, dy_)
-            df_ = tree.backward(q_, k_, dy_ @ v_.mT, dprefix, dsuffix, dq_, dk_)
+            before, after = entering.flatten(0, 1), dafter.flatten(0, 1)
+            dtotal = (before * after).sum(-1)[:, None].sum_to_size(tree.total.shape)
+            dv_ = torch.baddbmm(tree.k @ after, tree.scores.mT, dy_)
+            dq_, dk_, df_ = decay_tree_backward(q_, k_, f_, tree, dy_ @ v_.mT, dy_ @ before.mT, v_ @ after.mT, dtotal)
             for x_, x in ((dq_, dq), (dk_, dk), (dv_, dv), (df_, df)):
                 _from_chunks(x_, x, chunk, start, stop)
         return dq, dk, dv, df, dinitial_state if packing else dstate.view(initial_state.shape), None, None
+
+
+def _opening(packing: ChunkAlignment, initial_state: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
+    """Which of the chunks open a document, [n,1,1,1], and the state each would then start from, [n,H,K,V]."""
+    return packing.first[start:stop, None, None, None], initial_state[packing.document[start:stop]]
 
 
 def _segments(num_chunks: int, chunk_elements: int) -> list[tuple[int, int]]:

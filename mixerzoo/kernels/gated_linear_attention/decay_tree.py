@@ -3,11 +3,12 @@
 `A_ij = sum_c q_ic k_jc prod_{m=j+1..i} f_mc` for j <= i. Cut a block of 2s tokens into two halves. For i right and j
 left the product of gates splits at the cut into (prefix of the right half up to i) * (suffix of the left half after j):
 
-    A_right,left = (q * prefix)_right  @  (k * suffix)_left^T,
+    A_right,left = Q_right K_left^T,        Q = q * prefix in its half,  K = k * suffix in its half,
 
-and each half is the same problem again: log2(C) levels. Every factor is a product of gates, hence in [0, 1]: nothing
-overflows, a closed gate (f = 0) is an exact zero, and no difference of cumulative sums loses digits. The gradient is
-taken with respect to f, not log f, so that it is exact at f = 0 too.
+and each half is the same problem again. So blocks double, log2(C) times: after the product, Q_right takes up the left
+half's total and K_left the right half's. Every factor is a product of gates, hence in [0, 1]: nothing overflows, a
+closed gate (f = 0) is an exact zero, and no difference of cumulative sums loses digits. The gradient is taken with
+respect to f, not log f, so that it is exact at f = 0 too.
 """
 
 from __future__ import annotations
@@ -15,87 +16,83 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
 class Level(NamedTuple):
-    """Gate products inside the halves of every block of 2 size tokens, [n,C/2size,size or 1,K]."""
+    """What the backward pass needs of one doubling: [n,C/2size,size,K], and [n,C/2size,1,K] for the totals."""
 
     size: int
+    right_q: Tensor
+    left_k: Tensor
     left_total: Tensor
-    right_prefix: Tensor
-    left_suffix: Tensor
+    right_total: Tensor
 
 
-class DecayTree:
-    """Gate products of a chunk, f: [n,C,K] or [n,C,1] (one gate a head), C a power of two.
+class DecayTree(NamedTuple):
+    """scores: [n,C,C], zero above the diagonal · q, k: [n,C,K] decayed from the start and to the end of the chunk, as
+    the state that enters and the state that leaves need them · total: [n,1,K], all the gates' product."""
 
-    `prefix_i = prod_{m<=i} f_m` carries the state that enters the chunk to token i, `suffix_j = prod_{m>j} f_m` carries
-    token j to the state that leaves it.
-    """
+    scores: Tensor
+    q: Tensor
+    k: Tensor
+    total: Tensor
+    levels: list[Level]
 
-    def __init__(self, f: Tensor) -> None:
-        self.levels: list[Level] = []
-        self.prefix, self.suffix = f, torch.ones_like(f)
-        size = 1
-        while size < f.shape[1]:
-            left_prefix, right_prefix = _halves(self.prefix, size)
-            left_suffix, right_suffix = _halves(self.suffix, size)
-            left_total, right_total = left_prefix[:, :, -1:], right_prefix[:, :, -1:]
-            self.levels.append(Level(size, left_total, right_prefix, left_suffix))
-            self.prefix = torch.cat([left_prefix, right_prefix * left_total], 2).flatten(1, 2)
-            self.suffix = torch.cat([left_suffix * right_total, right_suffix], 2).flatten(1, 2)
-            size *= 2
 
-    def scores(self, q: Tensor, k: Tensor) -> Tensor:
-        """A: [n,C,C], zero above the diagonal."""
-        if self.prefix.shape[-1] < q.shape[-1]:
-            return self.scores(*self._ones()) * (q @ k.mT)
-        scores = q.new_zeros(*q.shape[:2], q.shape[1])
-        scores.diagonal(dim1=1, dim2=2).copy_((q * k).sum(-1))
-        for level in self.levels:
-            right_q, left_k = _halves(q, level.size)[1], _halves(k, level.size)[0]
-            block = _matmul(right_q * level.right_prefix, (left_k * level.left_suffix).mT)
-            _off_diagonal(scores, level.size).copy_(block)
-        return scores
+def decay_tree(q: Tensor, k: Tensor, f: Tensor, keep_levels: bool = False) -> DecayTree:
+    """q, k: [n,C,K], f: [n,C,K] or, one gate a head, [n,C,1]; C is a power of two."""
+    if f.shape[-1] < q.shape[-1]:
+        gates = decay_tree(torch.ones_like(f), torch.ones_like(f), f, keep_levels)
+        return gates._replace(scores=gates.scores * (q @ k.mT), q=q * gates.q, k=k * gates.k)
 
-    def backward(
-        self, q: Tensor, k: Tensor, dscores: Tensor, dprefix: Tensor, dsuffix: Tensor, dq: Tensor, dk: Tensor
-    ) -> Tensor:
-        """Adds the gradient of the scores to dq and dk and returns df. Overwrites dprefix and dsuffix."""
-        if self.prefix.shape[-1] < q.shape[-1]:
-            ones, _ = self._ones()
-            dproduct = dscores * self.scores(ones, ones)
-            dq += dproduct @ k
-            dk += dproduct.mT @ q
-            unused = torch.zeros_like(ones)
-            return self.backward(ones, ones, dscores * (q @ k.mT), dprefix, dsuffix, unused, unused)
+    scores = q.new_zeros(*q.shape[:2], q.shape[1])
+    scores.diagonal(dim1=1, dim2=2).copy_((q * k).sum(-1))
+    q, k, total, levels = _flush(q * f), k.clone(), _flush(f), []
+    size = 1
+    while size < f.shape[1]:
+        right_q, left_k = _halves(q, size)[1], _halves(k, size)[0]
+        left_total, right_total = total[:, 0::2, None], total[:, 1::2, None]
+        _off_diagonal(scores, size).copy_(_matmul(right_q, left_k.mT))
+        if keep_levels:
+            levels.append(Level(size, right_q.clone(), left_k.clone(), left_total, right_total))
+        right_q.copy_(_flush(right_q * left_total))
+        left_k.copy_(_flush(left_k * right_total))
+        total = _flush(left_total * right_total).squeeze(2)
+        size *= 2
+    return DecayTree(scores, q, k, total, levels)
 
-        diagonal = dscores.diagonal(dim1=1, dim2=2)[..., None]
-        dq.addcmul_(diagonal, k)
-        dk.addcmul_(diagonal, q)
-        for size, left_total, right_prefix, left_suffix in reversed(self.levels):
-            (dleft_prefix, dright_prefix), (dleft_suffix, _) = _halves(dprefix, size), _halves(dsuffix, size)
-            dleft_total = (dright_prefix * right_prefix).sum(2, keepdim=True)
-            dright_total = (dleft_suffix * left_suffix).sum(2, keepdim=True)
-            dright_prefix *= left_total
-            dleft_suffix *= right_prefix[:, :, -1:]
-            dleft_prefix[:, :, -1:] += dleft_total
-            dright_prefix[:, :, -1:] += dright_total
 
-            right_q, left_k = _halves(q, size)[1], _halves(k, size)[0]
-            block = _off_diagonal(dscores, size).contiguous()
-            dright_q = _matmul(block, left_k * left_suffix)
-            dleft_k = _matmul(block.mT, right_q * right_prefix)
-            _halves(dq, size)[1].addcmul_(dright_q, right_prefix)
-            _halves(dk, size)[0].addcmul_(dleft_k, left_suffix)
-            dright_prefix.addcmul_(dright_q, right_q)
-            dleft_suffix.addcmul_(dleft_k, left_k)
-        return dprefix
+def decay_tree_backward(
+    q: Tensor, k: Tensor, f: Tensor, tree: DecayTree, dscores: Tensor, dtree_q: Tensor, dtree_k: Tensor, dtotal: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """dq, dk, df from the gradients of the tree's scores, q, k and total. Overwrites those of q and k."""
+    if f.shape[-1] < q.shape[-1]:
+        ones = torch.ones_like(f)
+        gates = decay_tree(ones, ones, f, keep_levels=True)
+        dproduct = dscores * gates.scores
+        dgate_q, dgate_k = (dtree_q * q).sum(-1, keepdim=True), (dtree_k * k).sum(-1, keepdim=True)
+        _, _, df = decay_tree_backward(ones, ones, f, gates, dscores * (q @ k.mT), dgate_q, dgate_k, dtotal)
+        return torch.baddbmm(dtree_q * gates.q, dproduct, k), torch.baddbmm(dtree_k * gates.k, dproduct.mT, q), df
 
-    def _ones(self) -> tuple[Tensor, Tensor]:
-        ones = torch.ones_like(self.prefix)
-        return ones, ones
+    dq, dk = dtree_q, dtree_k
+    for size, right_q, left_k, left_total, right_total in reversed(tree.levels):
+        dright_q, dleft_k = _halves(dq, size)[1], _halves(dk, size)[0]
+        dblock, dtotal = _off_diagonal(dscores, size).contiguous(), dtotal[:, :, None]
+        dleft_total = dtotal * right_total + (dright_q * right_q).sum(2, keepdim=True)
+        dright_total = dtotal * left_total + (dleft_k * left_k).sum(2, keepdim=True)
+        dright_q.mul_(left_total).add_(_matmul(dblock, left_k))
+        dleft_k.mul_(right_total).add_(_matmul(dblock.mT, right_q))
+        dtotal = torch.cat([dleft_total, dright_total], 2).flatten(1, 2)
+    df = dtotal.addcmul(dq, q)
+    ddiagonal = dscores.diagonal(dim1=1, dim2=2)[..., None]
+    return (dq * f).addcmul_(ddiagonal, k), dk.addcmul_(ddiagonal, q), df
+
+
+def _flush(x: Tensor) -> Tensor:
+    """Zero for what is nearly subnormal (below 1e-30 in fp32): arithmetic with such numbers is several times slower."""
+    return F.hardshrink(x, 1e8 * torch.finfo(x.dtype).tiny)
 
 
 def _halves(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
