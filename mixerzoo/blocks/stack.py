@@ -67,8 +67,10 @@ class Stack(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.norm = make_norm(norm, dim)
         self.gradient_checkpointing = gradient_checkpointing
-        learned = lower_bounds is not None and any(block.mixer.depth_shared for block in blocks)
-        self.lower_bounds = LowerBounds(depth, dim, lower_bounds) if learned and lower_bounds else None
+        shared = {block.mixer.depth_shared for block in blocks} - {None}
+        if shared - {LowerBounds}:
+            raise ValueError(f"a stack can share LowerBounds over depth, got a mixer that declares {shared}")
+        self.lower_bounds = LowerBounds(depth, dim, lower_bounds) if shared and lower_bounds else None
 
     def forward(self, x: Tensor, *, mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
         """Whole sequences; mask and cu_seqlens as for a mixer."""

@@ -13,6 +13,11 @@ def check_shape(name: str, tensor: Tensor, layout: str, expected: tuple[int, ...
         raise ValueError(f"{name} must be {layout}={expected}, got {tuple(tensor.shape)}")
 
 
+def check_lower_bound(lower_bound: float) -> None:
+    if not 0 <= lower_bound < 1:
+        raise ValueError(f"lower_bound must lie in [0, 1), got {lower_bound}")
+
+
 def check_direction(direction: str) -> None:
     if direction not in DIRECTIONS:
         raise ValueError(f"unknown direction {direction!r}; known: {', '.join(DIRECTIONS)}")

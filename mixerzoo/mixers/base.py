@@ -95,8 +95,8 @@ class Mixer(nn.Module):
 
     def __init__(self, dim: int, *, bidirectional: bool = False) -> None:
         super().__init__()
-        if dim < 1:
-            raise ValueError(f"dim must be at least 1, got {dim}")
+        if not isinstance(dim, int) or dim < 1:
+            raise ValueError(f"dim must be at least 1, got {dim!r}")
         self.dim = dim
         self.bidirectional = bidirectional
 
@@ -199,17 +199,15 @@ class Mixer(nn.Module):
 
 def check_divides(what: str, number: int, total_name: str, total: int) -> None:
     """ValueError unless `number` is a positive divisor of `total`."""
-    if number < 1 or total % number:
-        raise ValueError(f"{what} must divide {total_name}={total}, got {number}")
+    if not isinstance(number, int) or number < 1 or total % number:
+        raise ValueError(f"{what} must divide {total_name}={total}, got {number!r}")
 
 
 def head_width(what: str, expand: float, dim: int, num_heads: int) -> int:
     """Channels a head: dim * expand / num_heads, or a ValueError that says why that is no whole number."""
     width = round(dim * expand)
     if num_heads < 1 or width < 1 or abs(width - dim * expand) > 1e-6 or width % num_heads:
-        raise ValueError(
-            f"{what} * dim must be a positive multiple of num_heads={num_heads}, got {expand} * {dim} = {dim * expand:g}"
-        )
+        raise ValueError(f"{what} * dim must be a positive multiple of num_heads={num_heads}, got {dim * expand:g}")
     return width // num_heads
 
 

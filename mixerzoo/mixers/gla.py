@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from mixerzoo.kernels.gated_linear_attention import gated_linear_attention
@@ -22,7 +23,8 @@ class GLA(LinearMixer):
         dim: width D.
         num_heads: H.
         num_kv_heads: heads of k, v and the gate, each shared by H/num_kv_heads query heads; None: H.
-        expand_k, expand_v: key and value width of all heads together, over dim.
+        expand_k: key width of all heads together, over dim.
+        expand_v: value width of all heads together, over dim.
         gate_low_rank: the rank of W_2 W_1.
         gate_normalizer: the 16 in the equation.
         output_gate: with or without the factor SiLU(W_g x).
@@ -33,7 +35,7 @@ class GLA(LinearMixer):
 
     spec = MixerSpec(
         paper="arXiv:2312.06635",
-        equation="S_t = Diag(f_t) S_{t-1} + k_t v_t^T,  y_t = W_o (Norm(q_t S_t) * SiLU(W_g x_t)),  "
+        equation="S_t = Diag(f_t) S_{t-1} + k_t v_t^T,  y_t = W_o (Norm(K^-0.5 q_t S_t) * SiLU(W_g x_t)),  "
         "f = sigmoid(W_2 W_1 x + b)^(1/16)",
         ops=("gated_linear_attention",),
         state="H_kv K V",
@@ -91,7 +93,8 @@ class GLA(LinearMixer):
             padding = ~layout.valid[..., None]
             k, log_f = k.masked_fill(padding, 0), log_f.masked_fill(padding, 0)
         q, k, v, log_f = (
-            part.unflatten(-1, (-1, width)) for part, width in ((q, self.K), (k, self.K), (v, self.V), (log_f, self.K))
+            rearrange(part, "b t (h c) -> b t h c", c=width)
+            for part, width in ((q, self.K), (k, self.K), (v, self.V), (log_f, self.K))
         )
         if self.queries_per_kv > 1:
             k, v, log_f = (part.repeat_interleave(self.queries_per_kv, 2) for part in (k, v, log_f))
@@ -109,7 +112,7 @@ class GLA(LinearMixer):
         return y, memory if self.bidirectional else memory[:, :: self.queries_per_kv]
 
     def readout(self, y: Tensor, x: Tensor) -> Tensor:
-        y = self.norm(y).flatten(-2)
+        y = rearrange(self.norm(y), "b t h v -> b t (h v)")
         return self.o_proj(y if self.g_proj is None else y * F.silu(self.g_proj(x)))
 
     def memory_shape(self) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixerzoo.kernels.gated_scan import gated_scan
+from mixerzoo.kernels.validation import check_lower_bound
 
 from .base import MixerSpec, check_choice
 from .layout import Layout
@@ -62,6 +63,7 @@ class HGRN1(LinearMixer):
         check_choice("norm_order", norm_order, ("norm_gate", "gate_norm"))
         self.complex, self.norm_order, self.lower_bound = complex, norm_order, lower_bound or 0.0
         if lower_bound is not None:
+            check_lower_bound(lower_bound)
             self.depth_shared = None
         self.f_proj = nn.Linear(dim, dim, bias=bias)
         self.c_proj = nn.Linear(dim, width, bias=bias)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from einops import rearrange
 from torch import Tensor, nn
 
 from mixerzoo.kernels.hgrn2 import hgrn2
+from mixerzoo.kernels.validation import check_lower_bound
 
 from .activations import ACTIVATIONS
 from .base import MixerSpec, check_choice, check_divides
@@ -67,6 +69,7 @@ class HGRN2(LinearMixer):
         check_choice("v_activation", v_activation, ("none", "silu"))
         self.expand, self.scale, self.lower_bound = expand, scale, lower_bound or 0.0
         if lower_bound is not None:
+            check_lower_bound(lower_bound)
             self.depth_shared = None
         self.q_activation, self.v_activation = q_activation, v_activation
         self.q_proj = nn.Linear(dim, dim, bias=bias)
@@ -85,7 +88,7 @@ class HGRN2(LinearMixer):
         q, v = ACTIVATIONS[self.q_activation](q), ACTIVATIONS[self.v_activation](v)
         if layout.valid is not None:
             gate = gate.masked_fill(~layout.valid[..., None], float("inf"))  # f = 1, 1 - f = 0
-        q, gate, v = (part.unflatten(-1, (-1, self.expand)) for part in (q, gate, v))
+        q, gate, v = (rearrange(part, "b t (h e) -> b t h e", e=self.expand) for part in (q, gate, v))
         y, memory = hgrn2(
             q,
             gate,
@@ -96,10 +99,10 @@ class HGRN2(LinearMixer):
             cu_seqlens=layout.cu_seqlens,
             direction=self.direction,
         )
-        return y.flatten(-2), memory
+        return rearrange(y, "b t h e -> b t (h e)"), memory
 
     def gamma(self, shared: Tensor | None) -> Tensor | float:
-        return self.lower_bound if shared is None else shared.unflatten(-1, (-1, self.expand))
+        return self.lower_bound if shared is None else rearrange(shared, "(h e) -> h e", e=self.expand)
 
     def readout(self, y: Tensor, x: Tensor) -> Tensor:
         return self.o_proj(self.norm(y))

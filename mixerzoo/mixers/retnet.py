@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from mixerzoo.kernels.gated_linear_attention import gated_linear_attention
@@ -22,7 +23,8 @@ class RetNet(LinearMixer):
     Args:
         dim: width D.
         num_heads: H; None: dim/256 as in the paper, at least 1.
-        expand_k, expand_v: key and value width of all heads together, over dim.
+        expand_k: key width of all heads together, over dim.
+        expand_v: value width of all heads together, over dim.
         rotary: xpos (the authors' code: frequencies from 1 to 1/10000 inclusive) | rope (10000^(-2j/K)) | none; a pair
             is two neighbouring channels.
         output_gate: with or without the factor SiLU(W_g x).
@@ -33,7 +35,8 @@ class RetNet(LinearMixer):
 
     spec = MixerSpec(
         paper="arXiv:2307.08621",
-        equation="S_t = f_h S_{t-1} + k_t v_t^T,  y_t = W_o (Norm(q_t S_t) * SiLU(W_g x_t)),  f_h = 1 - 2^(-5-h)",
+        equation="S_t = f_h S_{t-1} + k_t v_t^T,  y_t = W_o (Norm(K^-0.5 q_t S_t) * SiLU(W_g x_t)),  "
+        "f_h = 1 - 2^(-5-h)",
         ops=("gated_linear_attention",),
         state="H K V",
         flops="2 T params + 5 T H K V",
@@ -77,7 +80,7 @@ class RetNet(LinearMixer):
     def mix(
         self, projected: tuple[Tensor, ...], x: Tensor, layout: Layout, memory: Tensor | None, shared: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        q, k, v = (part.unflatten(-1, (self.num_heads, -1)) for part in projected)
+        q, k, v = (rearrange(part, "b t (h c) -> b t h c", h=self.num_heads) for part in projected)
         if self.rotary != "none":
             frequencies = (xpos_frequencies if self.rotary == "xpos" else rope_frequencies)(self.K)
             q, k = (rotate(part, layout.position, frequencies, interleaved=True) for part in (q, k))
@@ -99,7 +102,7 @@ class RetNet(LinearMixer):
         )
 
     def readout(self, y: Tensor, x: Tensor) -> Tensor:
-        y = self.norm(y).flatten(-2)
+        y = rearrange(self.norm(y), "b t h v -> b t (h v)")
         return self.o_proj(y if self.g_proj is None else y * F.silu(self.g_proj(x)))
 
     def memory_shape(self) -> tuple[int, ...]:

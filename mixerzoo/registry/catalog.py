@@ -32,6 +32,8 @@ def build_mixer(mixer: str | Mapping[str, Any], **config: Any) -> Mixer:
     Keywords are the mixer's constructor arguments and win over the mapping's; `dim` is 1024 by default.
     Raises ValueError for an unknown name or keyword, with the nearest and all known ones.
     """
+    if not isinstance(mixer, (str, Mapping)):
+        raise ValueError(f"a mixer is a name or a configuration with a 'name', got {mixer!r}")
     config = {"name": mixer, **config} if isinstance(mixer, str) else {**mixer, **config}
     if "name" not in config:
         raise ValueError(

@@ -97,8 +97,8 @@ def _flush(x: Tensor) -> Tensor:
 
 def _halves(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """[n,C,D] -> the left and the right half of every block of 2 size tokens, views [n,C/2size,size,D]."""
-    left, right = x.unflatten(1, (-1, 2, size)).unbind(2)
-    return left, right
+    blocks = x.unflatten(1, (-1, 2, size))
+    return blocks[:, :, 0], blocks[:, :, 1]
 
 
 def _off_diagonal(scores: Tensor, size: int) -> Tensor:

@@ -20,10 +20,10 @@ def reference(
     f = log_f.exp()
     y: list[Tensor] = []
     final: list[Tensor] = []
-    for row, start, end in sequences(q, cu_seqlens):
+    for steps in sequences((q, k, v, f), cu_seqlens):
         state = initial_state[len(final)]
-        for t in range(start, end):
-            y_t, state = recurrent_step(q[row, t], k[row, t], v[row, t], f[row, t], state)
+        for q_t, k_t, v_t, f_t in steps:
+            y_t, state = recurrent_step(q_t, k_t, v_t, f_t, state)
             y.append(y_t)
         final.append(state)
     return torch.stack(y).view(v.shape), torch.stack(final)

@@ -1,4 +1,4 @@
-"""Inputs of the gated scan for tests, benchmarks and docs: one factory, and the cases that every recurrent op must pass."""
+"""Inputs of the gated scan for tests, benchmarks and docs, and what every recurrent op's cases have in common."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def gated_scan(
     check_shape("log_f", log_f, "[B,T,D]", (B, T, D))
     if (theta is not None) != x.is_complex():
         raise ValueError(
-            f"x must be complex exactly when theta is given, got {x.dtype} and theta={theta if theta is None else 'tensor'};"
+            f"x must be complex exactly when theta is given, got {x.dtype} {'without' if theta is None else 'with'} it;"
             " remedy: torch.view_as_complex, or drop theta"
         )
     if theta is not None and tuple(theta.shape) not in ((D,), (B, T, D)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -14,18 +14,21 @@ def reference(
     a = log_f.exp() if theta is None else torch.polar(log_f.exp(), theta)
     states: list[Tensor] = []
     final: list[Tensor] = []
-    for row, start, end in sequences(x, cu_seqlens):
+    for steps in sequences((a, x), cu_seqlens):
         h = initial_state[len(final)]
-        for t in range(start, end):
-            h = a[row, t] * h + x[row, t]
+        for a_t, x_t in steps:
+            h = a_t * h + x_t
             states.append(h)
         final.append(h)
     return torch.stack(states).view(x.shape), torch.stack(final)
 
 
-def sequences(x: Tensor, cu_seqlens: Tensor | None) -> list[tuple[int, int, int]]:
-    """(row, start, end) of every sequence of x: [B,T,...], in the order of the states."""
+def sequences(inputs: tuple[Tensor, ...], cu_seqlens: Tensor | None) -> Iterator[Iterator[tuple[Tensor, ...]]]:
+    """For every sequence (row, or packed document) of the inputs [B,T,...], its tokens one after the other."""
     if cu_seqlens is None:
-        return [(row, 0, x.shape[1]) for row in range(x.shape[0])]
-    bounds = cu_seqlens.tolist()
-    return [(0, start, end) for start, end in itertools.pairwise(bounds)]
+        rows = [tuple(x[row] for x in inputs) for row in range(inputs[0].shape[0])]
+    else:
+        lengths = cu_seqlens.diff().tolist()
+        rows = list(zip(*(x[0].split(lengths) for x in inputs), strict=True))
+    for row in rows:
+        yield zip(*(x.unbind(0) for x in row), strict=True)

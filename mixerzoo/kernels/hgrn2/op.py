@@ -8,7 +8,7 @@ from torch import Tensor
 from ..dispatch import Backend, resolve
 from ..gated_linear_attention.op import check_qkv
 from ..recurrence import run_recurrence
-from ..validation import check_direction, initial_state_or_zeros, number_of_sequences
+from ..validation import check_direction, check_lower_bound, initial_state_or_zeros, number_of_sequences
 from .chunked import chunked
 from .reference import reference
 
@@ -61,8 +61,7 @@ def hgrn2(
 
 def _lower_bound(lower_bound: Tensor | float, q: Tensor, shape: tuple[int, int]) -> Tensor:
     if not isinstance(lower_bound, Tensor):
-        if not 0 <= lower_bound < 1:
-            raise ValueError(f"lower_bound must lie in [0, 1), got {lower_bound}")
+        check_lower_bound(lower_bound)
         return torch.tensor(lower_bound, dtype=torch.promote_types(q.dtype, torch.float32), device=q.device)
     if lower_bound.ndim > 2 or any(n not in (1, m) for n, m in zip(lower_bound.shape[::-1], shape[::-1], strict=False)):
         raise ValueError(f"lower_bound must broadcast to [H,K]={shape}, got {tuple(lower_bound.shape)}")

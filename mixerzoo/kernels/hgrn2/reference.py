@@ -14,12 +14,12 @@ def reference(
 ) -> tuple[Tensor, Tensor]:
     y: list[Tensor] = []
     final: list[Tensor] = []
-    for row, start, end in sequences(q, cu_seqlens):
+    for steps in sequences((q, x, v), cu_seqlens):
         state = initial_state[len(final)]
-        for t in range(start, end):
-            f = lower_bound + (1 - lower_bound) * x[row, t].sigmoid()
-            k = (1 - lower_bound) * (-x[row, t]).sigmoid()  # 1 - f without its cancellation
-            y_t, state = recurrent_step(q[row, t], k, v[row, t], f, state)
+        for q_t, x_t, v_t in steps:
+            f_t = lower_bound + (1 - lower_bound) * x_t.sigmoid()
+            k_t = (1 - lower_bound) * (-x_t).sigmoid()  # 1 - f without its cancellation
+            y_t, state = recurrent_step(q_t, k_t, v_t, f_t, state)
             y.append(y_t)
         final.append(state)
     return torch.stack(y).view(v.shape), torch.stack(final)

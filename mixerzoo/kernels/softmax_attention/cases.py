@@ -43,8 +43,10 @@ def make_inputs(
     device: str | torch.device = "cpu",
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Keyword arguments of `softmax_attention`: S keys, T by default; G kv heads, H by default. With another S, the queries
-    are the last T of S positions, and the last `padding` keys of row 0 are absent. `logits` is the largest |logit|."""
+    """Keyword arguments of `softmax_attention`. `logits` is the largest |logit|. `cu_seqlens` sets B and T.
+
+    S: number of keys, T by default; otherwise the queries are the last T of S positions, and the last `padding` keys of
+    row 0 are absent. G: kv heads, H by default."""
     sample = Sampler(dtype, device, seed)
     B, T, _ = packed_sizes(B, T, cu_seqlens)
     keys, groups = S or T, G or H

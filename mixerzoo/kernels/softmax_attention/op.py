@@ -56,7 +56,7 @@ def softmax_attention(
     scale = K**-0.5 if scale is None else scale
     chosen = resolve("softmax_attention", BACKENDS, backend)
     if query_position is None and window is None and cu_seqlens is None:
-        return chosen.run(q, k, v, scale, None, causal)
+        return chosen.run(q, k, v, scale, None, causal).to(q.dtype)
 
     if query_position is None or key_position is None:
         query_position = key_position = torch.arange(T, device=q.device)[None]
@@ -69,7 +69,7 @@ def softmax_attention(
     if cu_seqlens is not None:
         document = documents(cu_seqlens, T).document
         allowed = allowed & (document[:, None] == document)
-    return chosen.run(q, k, v, scale, allowed, causal)
+    return chosen.run(q, k, v, scale, allowed, causal).to(q.dtype)
 
 
 def _dimensions(q: Tensor, k: Tensor, v: Tensor) -> tuple[int, int, int]:

@@ -1,0 +1,124 @@
+"""Writes docs/zoo.md from the mixers' specs, signatures and docstrings.
+
+    python docs/generate.py            write the page
+    python docs/generate.py --check    exit with 1 if the page is stale
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from mixerzoo import build_mixer, list_mixers
+from mixerzoo.mixers.base import Mixer
+
+PAGE = Path(__file__).parent / "zoo.md"
+DIM, LENGTH = 1024, 1024
+
+INTRODUCTION = f"""\
+# The zoo
+
+Written by `python docs/generate.py` from the mixers themselves; a test keeps it fresh.
+
+Sizes are those of one layer with its defaults at width {DIM:,}; state (fp32) and FLOPs are those of one sequence of
+{LENGTH:,} tokens.
+T tokens, D width, H heads, K key dim, V value dim, e expand, "params" weights of linear maps.
+"""
+
+
+def page() -> str:
+    """The whole page: an overview and one section a mixer."""
+    mixers = {name: mixer for name in list_mixers() if (mixer := _build(name)) is not None}
+    header = ("mixer", "parameters", "state", "GFLOP forward", "paper")
+    rows = [
+        (
+            f"[`{name}`](#{name})",
+            f"{_parameters(mixer):,}",
+            _size(4 * mixer.state_size(LENGTH)),
+            f"{mixer.flops(LENGTH) / 1e9:,.1f}",
+            _paper(mixer),
+        )
+        for name, mixer in mixers.items()
+    ]
+    sections = [_section(name, mixer) for name, mixer in mixers.items()]
+    return "\n".join([INTRODUCTION, _table(header, rows), *sections])
+
+
+def _build(name: str) -> Mixer | None:
+    """The mixer with its defaults, without memory for its weights; None for a third party's, which documents itself."""
+    with torch.device("meta"):
+        mixer = build_mixer(name, dim=DIM)
+    return mixer if type(mixer).__module__.startswith("mixerzoo.") else None
+
+
+def _section(name: str, mixer: Mixer) -> str:
+    spec, meanings = mixer.spec, _meanings(type(mixer))
+    keywords = [
+        (f"`{keyword}`", f"`{default!r}`", meanings[keyword])
+        for keyword, default in ((p.name, p.default) for p in _keywords(type(mixer)))
+    ]
+    facts = (
+        f"Paper: {_paper(mixer)} · ops: {', '.join(f'`{op}`' for op in spec.ops)} · state: {spec.state} · "
+        f"FLOPs forward: {spec.flops} · capabilities: {', '.join(sorted(spec.capabilities))}."
+    )
+    equation = "\n".join(f"    {line.strip()}" for line in spec.equation.split(",  "))
+    return "\n".join([f"## {name}", "", equation, "", facts, "", _table(("keyword", "default", "meaning"), keywords)])
+
+
+def _keywords(cls: type) -> list[inspect.Parameter]:
+    return list(inspect.signature(cls).parameters.values())
+
+
+def _meanings(cls: type) -> dict[str, str]:
+    """What the docstring's `Args:`, a line `name: meaning` or `name, name: meaning` each, says of every keyword."""
+    meanings: dict[str, str] = {}
+    _, _, arguments = inspect.cleandoc(cls.__doc__ or "").partition("Args:\n")
+    for entry in re.split(r"\n    (?! )", "\n" + arguments.partition("\n\n")[0])[1:]:
+        subjects, _, meaning = " ".join(entry.split()).partition(": ")
+        meanings.update(dict.fromkeys(subjects.split(", "), meaning.rstrip(".")))
+    undocumented = {parameter.name for parameter in _keywords(cls)} ^ set(meanings)
+    if undocumented:
+        raise ValueError(
+            f"the docstring of {cls.__qualname__} must have a line `name: meaning` for every keyword under `Args:`; "
+            f"missing or too many: {', '.join(sorted(undocumented))}"
+        )
+    return meanings
+
+
+def _paper(mixer: Mixer) -> str:
+    return f"[{mixer.spec.paper}](https://arxiv.org/abs/{mixer.spec.paper.removeprefix('arXiv:')})"
+
+
+def _parameters(mixer: Mixer) -> int:
+    return sum(parameter.numel() for parameter in mixer.parameters())
+
+
+def _size(size: int) -> str:
+    return f"{size / 2**20:,.2f} MiB" if size >= 2**20 else f"{size / 2**10:,.0f} KiB"
+
+
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    lines = [header, ("---",) * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines) + "\n"
+
+
+def main(arguments: list[str]) -> int:
+    text = page()
+    if arguments == ["--check"]:
+        fresh = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text
+        print(f"{PAGE.name} is {'fresh' if fresh else 'stale; remedy: python docs/generate.py'}")
+        return 0 if fresh else 1
+    if arguments:
+        print(__doc__)
+        return 2
+    PAGE.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,42 @@
+"""Fixtures: every test starts from the same seed, sees no environment, and may ask for poisoned memory."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+
+from mixerzoo.kernels.dispatch import ENVIRONMENT_VARIABLE
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """The tensors here are far too small for threads to pay."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def fixed_circumstances(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
+
+
+@pytest.fixture
+def poisoned_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that mixerzoo allocates without writing it holds NaN, so that a forgotten write shows."""
+
+    def poison(allocate):
+        def poisoned(*args, **kwargs) -> Tensor:
+            memory = allocate(*args, **kwargs)
+            if sys._getframe(1).f_globals.get("__name__", "").startswith("mixerzoo.") and memory.is_floating_point():
+                memory.fill_(float("nan"))
+            return memory
+
+        return poisoned
+
+    with torch.device("meta"):  # lets torch look up, once and for all, what a device context acts on
+        torch.empty(0)
+    for owner, name in ((torch, "empty"), (torch, "empty_like"), (Tensor, "new_empty")):
+        monkeypatch.setattr(owner, name, poison(getattr(owner, name)))

@@ -1,0 +1,56 @@
+"""What the documents say is true: pages are fresh, python blocks run, links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+WITH_CODE = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+DOCUMENTS = [*WITH_CODE, *ROOT.glob("docs/*.md"), ROOT / "benchmarks" / "README.md"]
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def test_the_zoo_page_is_fresh():
+    command = [sys.executable, str(ROOT / "docs" / "generate.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("document", WITH_CODE, ids=name_of)
+def test_python_blocks_run(document, tmp_path):
+    """All blocks of a document, in order, in one fresh process, as a reader would copy them."""
+    script = python_blocks(document.read_text(encoding="utf-8"))
+    file = tmp_path / f"{document.stem.lower()}_blocks.py"
+    file.write_text(script, encoding="utf-8")
+    done = subprocess.run([sys.executable, file], capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def python_blocks(text: str) -> str:
+    """The fenced python blocks, each at its own line numbers, so that a traceback points into the document."""
+    lines, inside = [], False
+    for line in text.splitlines():
+        fence = line.startswith("```")
+        lines.append(line if inside and not fence else "")
+        inside = line.strip() == "```python" if fence and not inside else inside and not fence
+    return "\n".join(lines) + "\n"
+
+
+def test_python_blocks_are_found_and_keep_their_lines():
+    text = "a\n```python\nx = 1\n```\nb\n```toml\ny = 2\n```\n```python\nz = 3\n```\n"
+    assert python_blocks(text).split("\n")[:10] == ["", "", "x = 1", "", "", "", "", "", "", "z = 3"]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_links_lead_to_files(document):
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", document.read_text(encoding="utf-8"))
+    missing = [link for link in targets if "://" not in link and not (document.parent / link).exists()]
+    assert not missing
