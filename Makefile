@@ -16,7 +16,7 @@ help:
 	@echo "make ablation    compare the mixers, results in runs/    (minutes)"
 	@echo "make test        the test suite"
 	@echo "make lint        ruff and mypy"
-	@echo "make docs        write docs/zoo.md from the mixers' specs"
+	@echo "make docs        write docs/zoo.md, and README's results from benchmarks/results"
 	@echo "make benchmark   write benchmarks/results/cpu.json       (minutes, needs a quiet machine)"
 
 ablation: $(READY)

@@ -239,9 +239,7 @@ def claims(sizes: Sizes, results: dict[str, list[dict[str, Any]]]) -> list[dict[
 def report(record: dict[str, Any]) -> str:
     """The results as Markdown."""
     machine = record["provenance"]
-    speed_rows = [
-        (row["op"], row["T"], _milliseconds(row["seconds"]), len(row["all"])) for row in record["speed"]
-    ]
+    speed_rows = [(row["op"], row["T"], _milliseconds(row["seconds"]), len(row["all"])) for row in record["speed"]]
     memory_rows = [
         (row["op"], row["T"], "not measured" if row["bytes"] is None else f"{row['bytes'] / 2**20:,.0f}")
         for row in record["memory"]

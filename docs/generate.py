@@ -1,12 +1,13 @@
-"""Writes docs/zoo.md from the mixers' specs, signatures and docstrings.
+"""Writes docs/zoo.md from the mixers' specs, signatures and docstrings, and README's results from committed files.
 
-    python docs/generate.py            write the page
-    python docs/generate.py --check    exit with 1 if the page is stale
+python docs/generate.py            write the pages
+python docs/generate.py --check    exit with 1 if a page is stale
 """
 
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import sys
 from collections.abc import Sequence
@@ -17,7 +18,10 @@ import torch
 from mixerzoo import build_mixer, list_mixers
 from mixerzoo.mixers.base import Mixer
 
-PAGE = Path(__file__).parent / "zoo.md"
+ROOT = Path(__file__).parents[1]
+ZOO, README = ROOT / "docs" / "zoo.md", ROOT / "README.md"
+ABLATION = ROOT / "benchmarks" / "results" / "ablation" / "results.md"
+SPEED = ROOT / "benchmarks" / "results" / "cpu.json"
 DIM, LENGTH = 1024, 1024
 
 INTRODUCTION = f"""\
@@ -31,8 +35,8 @@ T tokens, D width, H heads, K key dim, V value dim, e expand, "params" weights o
 """
 
 
-def page() -> str:
-    """The whole page: an overview and one section a mixer."""
+def zoo() -> str:
+    """The page of mixers: an overview and one section each."""
     mixers = {name: mixer for name in list_mixers() if (mixer := _build(name)) is not None}
     header = ("mixer", "parameters", "state", "GFLOP forward", "paper")
     rows = [
@@ -107,16 +111,51 @@ def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines) + "\n"
 
 
+def readme() -> str:
+    """The README with what stands between `<!-- name ... -->` and `<!-- /name -->` written anew."""
+    text = README.read_text(encoding="utf-8")
+    for name, block in (("ablation", _ablation()), ("speed", _speed())):
+        pattern = rf"(<!-- {name}\b[^>]*-->\n).*?(<!-- /{name} -->)"
+        text = re.sub(pattern, lambda match, block=block: f"{match[1]}{block}{match[2]}", text, flags=re.DOTALL)
+    return text
+
+
+def _ablation() -> str:
+    """The report of the committed run, without its title, its links made relative to the README."""
+    folder = ABLATION.parent.relative_to(ROOT).as_posix()
+    _, _, body = ABLATION.read_text(encoding="utf-8").partition("\n")
+    body = re.sub(r"^## (\w+)$", r"**\1**", body, flags=re.MULTILINE)
+    return re.sub(r"!\[([^]]*)\]\(", rf"![\1]({folder}/", body).strip() + "\n"
+
+
+def _speed() -> str:
+    """What the committed benchmark measured of each claim, in one run and side by side."""
+    record = json.loads(SPEED.read_text(encoding="utf-8"))
+    machine = record["provenance"]
+    rows = [
+        (claim["claim"], "absent" if claim["measured"] is None else f"{claim['measured']:.3g}")
+        for claim in record["claims"]
+    ]
+    heads, width, scan_width = (record["sizes"][key] for key in ("heads", "width", "scan_width"))
+    caption = (
+        f"Forward and backward, fp32, B=1, H={heads}, K=V={width}, gated_scan D={scan_width}; medians of one\n"
+        f"interleaved run on {machine['cpu']}, {record['threads']} threads, torch {machine['torch']},\n"
+        f"flash-linear-attention {record['peers']['fla-core']}. Script and times: [benchmarks](benchmarks/README.md)."
+    )
+    return f"{_table(('ratio', 'measured'), rows)}\n{caption}\n"
+
+
 def main(arguments: list[str]) -> int:
-    text = page()
+    pages = {ZOO: zoo(), README: readme()}
     if arguments == ["--check"]:
-        fresh = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text
-        print(f"{PAGE.name} is {'fresh' if fresh else 'stale; remedy: python docs/generate.py'}")
-        return 0 if fresh else 1
+        stale = [path.name for path, text in pages.items() if path.read_text(encoding="utf-8") != text]
+        print(f"stale: {', '.join(stale)}; remedy: python docs/generate.py" if stale else "fresh")
+        return 1 if stale else 0
     if arguments:
         print(__doc__)
         return 2
-    PAGE.write_text(text, encoding="utf-8")
+    for path, text in pages.items():
+        path.write_text(text, encoding="utf-8")
     return 0
 
 

@@ -128,7 +128,8 @@ class Stack(nn.Module):
 
 def _build(config: MixerConfig, dim: int, bidirectional: bool) -> Mixer:
     config = {"name": config} if isinstance(config, str) else dict(config)
-    for key, value in (("dim", dim), ("bidirectional", bidirectional)):
-        if config.setdefault(key, value) != value:
+    wanted = {"dim": dim, **({"bidirectional": True} if bidirectional else {})}
+    for key, value in {"bidirectional": False, **wanted}.items():
+        if config.get(key, value) != value:
             raise ValueError(f"the stack has {key}={value}, got a mixer with {key}={config[key]}; remedy: leave it out")
-    return build_mixer(config)
+    return build_mixer({**config, **wanted})

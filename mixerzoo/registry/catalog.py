@@ -44,7 +44,7 @@ def build_mixer(mixer: str | Mapping[str, Any], **config: Any) -> Mixer:
     allowed = list(inspect.signature(cls.__init__).parameters)[1:]
     for keyword in config:
         if keyword not in allowed:
-            raise ValueError(unknown(f"keyword of mixer {name!r}", keyword, allowed))
+            raise ValueError(unknown(f"keyword of mixer {name!r}:", keyword, allowed))
     module = cls(**config)
     module.config = {"name": name, **module.config}
     return module

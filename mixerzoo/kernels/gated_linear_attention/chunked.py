@@ -45,9 +45,9 @@ def chunked_with_gates(
 
     chunk = min(CHUNK, 2 ** math.ceil(math.log2(length)))
     if cu_seqlens is None:
-        padding = -length % chunk
-        q, k, v = (F.pad(x, (0, 0, 0, 0, 0, padding)) for x in (q, k, v))
-        f = F.pad(f, (0, 0, 0, 0, 0, padding), value=1.0)
+        if padding := -length % chunk:
+            q, k, v = (F.pad(x, (0, 0, 0, 0, 0, padding)) for x in (q, k, v))
+            f = F.pad(f, (0, 0, 0, 0, 0, padding), value=1.0)
         y, leaving = _Chunked.apply(q, k, v, f, initial_state, chunk, None)
         return y[:, :length], leaving.view(initial_state.shape)
 

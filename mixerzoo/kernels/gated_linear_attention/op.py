@@ -54,7 +54,7 @@ def gated_linear_attention(
     chosen = resolve("gated_linear_attention", BACKENDS, backend)
 
     y, final_state = run_recurrence(chosen.run, direction, (q, k, v, log_f), (), initial_state, cu_seqlens)
-    return (scale * y).to(v.dtype), final_state
+    return (y if scale == 1 else scale * y).to(v.dtype), final_state
 
 
 def check_qkv(q: Tensor, k: Tensor, v: Tensor, k_name: str = "k") -> tuple[int, int, int, int, int]:

@@ -56,7 +56,7 @@ def hgrn2(
     chosen = resolve("hgrn2", BACKENDS, backend)
 
     y, final_state = run_recurrence(chosen.run, direction, (q, x, v), (gamma,), initial_state, cu_seqlens)
-    return (scale * y).to(v.dtype), final_state
+    return (y if scale == 1 else scale * y).to(v.dtype), final_state
 
 
 def _lower_bound(lower_bound: Tensor | float, q: Tensor, shape: tuple[int, int]) -> Tensor:

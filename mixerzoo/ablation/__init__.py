@@ -1,0 +1,1 @@
+"""Grids of training runs: expand, match parameters, run in a pool, store, report."""

@@ -1,0 +1,230 @@
+"""From stored runs to a table on the screen, `results.md`, `summary.csv`, `results.csv` and plots.
+
+Runs that differ in nothing but their seed form one arm, a line of the table; whatever else differs between arms of one
+mixer becomes a column. So runs with different settings or data are never averaged.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mixerzoo.tasks.config import flatten
+
+from .store import Row, Store, write_atomically
+
+HIDDEN = "backbone.channel_mixer.hidden"
+WORDS = ("mixer", "configuration")  # columns that are not numbers
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Runs that differ only in their seed. `variant` holds the settings that tell it from other arms of its mixer."""
+
+    task: str
+    mixer: str
+    variant: Mapping[str, Any]
+    rows: tuple[Row, ...]
+
+    @property
+    def label(self) -> str:
+        return ", ".join([self.mixer, *(f"{_short(path)}={_show(value)}" for path, value in self.variant.items())])
+
+    @property
+    def finished(self) -> list[Row]:
+        return [row for row in self.rows if row.finished]
+
+    @property
+    def values(self) -> list[float]:
+        return [row.result["value"] for row in self.rows if row.status == "done"]
+
+    @property
+    def mean(self) -> float | None:
+        return statistics.fmean(self.values) if self.values else None
+
+    @property
+    def std(self) -> float | None:
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    def average(self, key: str) -> float | None:
+        numbers = [row.result[key] for row in self.finished]
+        return statistics.fmean(numbers) if numbers else None
+
+
+def arms(rows: Sequence[Row]) -> list[Arm]:
+    """Rows grouped by everything but the seed, best first within each task; arms without a value last."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        key = json.dumps({k: v for k, v in row.config.items() if k != "seed"}, sort_keys=True)
+        groups.setdefault(key, []).append(row)
+    settings = [flatten({k: v for k, v in group[0].config.items() if k != "seed"}) for group in groups.values()]
+    names = [(group[0].config["task"]["name"], _mixer_label(group[0])) for group in groups.values()]
+    result = []
+    for name, own, group in zip(names, settings, groups.values(), strict=True):
+        siblings = [other for other_name, other in zip(names, settings, strict=True) if other_name == name]
+        differing = [path for path in own if any(other.get(path) != own[path] for other in siblings)]
+        consequences = (HIDDEN, "data") if set(differing) - {HIDDEN, "data"} else ()
+        variant = {path: own[path] for path in differing if path not in consequences}
+        result.append(Arm(*name, variant, tuple(sorted(group, key=lambda row: row.config["seed"]))))
+    return sorted(result, key=_rank)
+
+
+def write_report(store: Store, *, plots: bool = True) -> list[Arm]:
+    """Write the tables and plots of a whole directory, finished or not, and return its arms."""
+    rows = store.rows()
+    if not rows:
+        raise ValueError(f"there are no runs in {store.root}; remedy: a directory that `mixerzoo ablate` has written")
+    result = arms(rows)
+    write_atomically(store.root / "results.csv", _csv([_flat_row(row) for row in rows]))
+    write_atomically(store.root / "summary.csv", _csv([_flat_arm(arm) for arm in result]))
+    images = []
+    if plots and any(arm.values for arm in result):
+        from .plots import draw
+
+        images = draw(result, store.root)
+    write_atomically(store.root / "results.md", _markdown(result, images))
+    return result
+
+
+def print_tables(result: Sequence[Arm], console: Console) -> None:
+    """The summary, a table per task, and a line per run without a value."""
+    for task in dict.fromkeys(arm.task for arm in result):
+        header, lines, problems = _table([arm for arm in result if arm.task == task])
+        table = Table(title=f"{task}: mean ± std over seeds", title_justify="left", title_style="bold")
+        for name in header:
+            table.add_column(Text(name), justify="left" if name in WORDS else "right", overflow="fold")
+        for line in lines:
+            table.add_row(*map(Text, line))
+        console.print(table)
+        for problem in problems:
+            console.print(Text(problem, style="red"), soft_wrap=True)
+
+
+def _table(group: Sequence[Arm]) -> tuple[list[str], list[list[str]], list[str]]:
+    """Header, a line per arm, and a sentence for every run that did not get a value."""
+    variants = list(dict.fromkeys(path for arm in group for path in arm.variant))
+    header = ["mixer", *map(_short, variants), _metric_label(group), "seeds", "parameters", "state at T=1024"]
+    header += ["tokens/s", "seconds", "configuration"]
+    lines, problems = [], []
+    for arm in group:
+        lines.append(
+            [
+                arm.mixer,
+                *(_show(arm.variant[path]) if path in arm.variant else "" for path in variants),
+                _value(arm),
+                f"{len(arm.values)}" if len(arm.values) == len(arm.rows) else f"{len(arm.values)} of {len(arm.rows)}",
+                *(
+                    "" if number is None else f"{number:,.0f}{unit}"
+                    for number, unit in (
+                        (arm.average("parameters"), ""),
+                        (arm.average("state_bytes"), " B"),
+                        (arm.average("tokens_per_second"), ""),
+                        (arm.average("seconds"), ""),
+                    )
+                ),
+                _configuration(arm.rows[0].config),
+            ]
+        )
+        for row in arm.rows:
+            if row.status != "done":
+                detail = row.result.get("error") or f"step {row.result['steps']}" if row.result else "no result yet"
+                problems.append(f"{arm.task} {arm.label} seed {row.config['seed']}: {row.status} ({detail})")
+    return header, lines, problems
+
+
+def _markdown(result: Sequence[Arm], images: Sequence[str]) -> str:
+    parts = ["# Results\n"]
+    for task in dict.fromkeys(arm.task for arm in result):
+        header, lines, problems = _table([arm for arm in result if arm.task == task])
+        align = ["---" if name in WORDS else "---:" for name in header]
+        cells = [[cell.replace("|", "\\|") for cell in line] for line in [header, align, *lines]]
+        parts.append(f"## {task}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in cells) + "\n")
+        parts += [f"- {problem}" for problem in problems] + [""] * bool(problems)
+    parts += [f"![{image}]({image})\n" for image in images]
+    parts.append("Metrics are means ± standard deviations over seeds; seconds include evaluation, tokens/s do not.")
+    origin = next((row.result["provenance"] for arm in result for row in arm.rows if "provenance" in row.result), None)
+    if origin:
+        versions = ", ".join(f"{name} {origin[name]}" for name in ("mixerzoo", "torch", "python"))
+        parts.append(f"Made by `{' '.join(origin['argv'])}` with {versions} on {origin['cpu']} ({origin['device']}).")
+    return "\n".join(parts) + "\n"
+
+
+def _value(arm: Arm) -> str:
+    if arm.mean is None:
+        return "/".join(dict.fromkeys(row.status for row in arm.rows))
+    text = f"{arm.mean:.4f}" + (f" ± {arm.std:.4f}" if arm.std is not None else "")
+    diverged = sum(row.status == "diverged" for row in arm.rows)
+    return f"{text} ({diverged} diverged)" if diverged else text
+
+
+def _metric_label(group: Sequence[Arm]) -> str:
+    metric = next((row.result["metric"] for arm in group for row in arm.finished), None)
+    return f"{metric['name']} {'↑' if metric['higher_is_better'] else '↓'}" if metric else "metric"
+
+
+def _configuration(config: Mapping[str, Any]) -> str:
+    """`expand=16 short_conv=4 · GLU 165 · lr 0.01`: what a mixer was given besides its width."""
+    backbone = config["backbone"]
+    pattern = backbone["mixer"] if isinstance(backbone["mixer"], list) else [backbone["mixer"]]
+    layers = [" ".join(f"{key}={_show(value)}" for key, value in mixer.items() if key != "name") for mixer in pattern]
+    glu = backbone["channel_mixer"]
+    width = "no GLU" if glu is None else f"GLU {glu['hidden'] or _show(glu['multiplier']) + 'x'}"
+    return " · ".join([*filter(None, layers), width, f"lr {_show(config['train']['lr'])}"])
+
+
+def _rank(arm: Arm) -> tuple[str, bool, float]:
+    metric: Mapping[str, Any] = next((row.result["metric"] for row in arm.finished), {})
+    sign = -1 if metric.get("higher_is_better") else 1
+    return arm.task, arm.mean is None, sign * (arm.mean or 0.0)
+
+
+def _mixer_label(row: Row) -> str:
+    mixer = row.config["backbone"]["mixer"]
+    return "+".join(m["name"] for m in (mixer if isinstance(mixer, list) else [mixer]))
+
+
+def _short(path: str) -> str:
+    return path.rpartition("backbone.mixer.")[2]
+
+
+def _show(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _flat_row(row: Row) -> dict[str, Any]:
+    return {"run_id": row.run_id, "status": row.status, **flatten(row.config), **flatten(row.result)}
+
+
+def _flat_arm(arm: Arm) -> dict[str, Any]:
+    averages = ("parameters", "state_bytes", "tokens", "tokens_per_second", "seconds")
+    return {
+        "task": arm.task,
+        "mixer": arm.mixer,
+        **arm.variant,
+        "metric": next((row.result["metric"]["name"] for row in arm.finished), None),
+        "mean": arm.mean,
+        "std": arm.std,
+        "seeds": len(arm.values),
+        "runs": len(arm.rows),
+        **{key: arm.average(key) for key in averages},
+        "configuration": _configuration(arm.rows[0].config),
+    }
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows with the union of their columns."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

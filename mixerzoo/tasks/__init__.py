@@ -1,0 +1,16 @@
+"""Tasks to compare mixers on, the training loop, and the configuration of one run."""
+
+from .base import Batch, Metric, RunConfig, Task, build_task, list_tasks
+from .config import BackboneConfig, ChannelMixerConfig, TrainConfig
+
+__all__ = [
+    "BackboneConfig",
+    "Batch",
+    "ChannelMixerConfig",
+    "Metric",
+    "RunConfig",
+    "Task",
+    "TrainConfig",
+    "build_task",
+    "list_tasks",
+]

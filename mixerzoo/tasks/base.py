@@ -1,0 +1,130 @@
+"""A task is data + head + metric; with a backbone, a training recipe and a seed it makes one run.
+
+Nothing here or in `train.py` knows any task or mixer by name: a new task is one class and one line in `TASKS`
+(for a third party an entry point in the group `mixerzoo.tasks`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+
+from mixerzoo.registry.registry import Registry
+
+from .config import BackboneConfig, TrainConfig, from_dict
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Batch: TypeAlias = "dict[str, Tensor]"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a task is judged by, and which direction is good. `unit` is empty where the name says it."""
+
+    name: str
+    unit: str
+    higher_is_better: bool
+
+
+@dataclass(frozen=True)
+class Task(ABC):
+    """Data, head and metric. A task's fields are its whole configuration.
+
+    `recipe` holds the dotted settings that suit it (`{"train.steps": 500, "gla:train.lr": 0.01}`) and `mixer_keywords`
+    what it asks of every mixer that can do it (`{"short_conv": 4}`). Both are only the grid's defaults and are resolved
+    into every run's configuration.
+    """
+
+    name: ClassVar[str]
+    metric: ClassVar[Metric]
+    recipe: ClassVar[Mapping[str, Any]] = {}
+    mixer_keywords: ClassVar[Mapping[str, Any]] = {}
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A short hash of the data: equal fingerprints mean that two runs saw the same data."""
+
+    @abstractmethod
+    def build_model(self, backbone: BackboneConfig) -> nn.Module:
+        """The backbone with this task's embedding and head."""
+
+    @abstractmethod
+    def batches(self, split: str, *, seed: int, batch_size: int) -> Iterator[Batch]:
+        """Batches of rows. "train" never ends and depends on `seed` alone; other splits are finite and fixed."""
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The scalar to minimise."""
+
+    @abstractmethod
+    def score(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(total, count) of the metric on a batch; its value on a split is sum(total) / sum(count)."""
+
+    @abstractmethod
+    def state_size(self, model: nn.Module, length: int) -> int:
+        """Numbers (4 bytes each) that one sequence's state or cache holds after `length` tokens."""
+
+    def count_tokens(self, batch: Batch) -> int:
+        """Tokens that the mixers see in this batch."""
+        return batch["inputs"].numel()
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, **asdict(self)}
+
+
+TASKS = Registry(
+    "task",
+    {
+        "lm": "mixerzoo.tasks.lm.text:TextLM",
+        "mqar": "mixerzoo.tasks.diagnostics.mqar:MQAR",
+    },
+    entry_point_group="mixerzoo.tasks",
+)
+
+list_tasks = TASKS.names
+
+
+def build_task(task: str | Mapping[str, Any]) -> Task:
+    """A task by name or by configuration, `{"name": "mqar", "num_pairs": 8}`. Raises ValueError with a suggestion."""
+    config = {"name": task} if isinstance(task, str) else dict(task)
+    if "name" not in config:
+        raise ValueError(f"a task configuration needs a 'name', got the keys {sorted(config)}; known: {list_tasks()}")
+    return from_dict(TASKS.get(config.pop("name")), config, "task")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run, completely: equal configurations on equal data have equal ids."""
+
+    task: Task
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    seed: int = 0
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
+        return from_dict(cls, {**values, "task": build_task(values.get("task", {}))})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `from_dict` reads them back."""
+        parts = {
+            "task": self.task.to_dict(),
+            "backbone": asdict(self.backbone),
+            "train": asdict(self.train),
+            "seed": self.seed,
+        }
+        return json.loads(json.dumps(parts))
+
+    @cached_property
+    def run_id(self) -> str:
+        resolved = {**self.to_dict(), "data": self.task.fingerprint}
+        digest = hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()
+        return f"{self.task.name}-{self.backbone.label}-s{self.seed}-{digest[:10]}"

@@ -1,0 +1,1 @@
+"""Synthetic tasks that each isolate one ability."""

@@ -1,0 +1,1 @@
+"""Language modelling: a model over the stack, and next-byte prediction on text."""
