@@ -68,7 +68,7 @@ def show(mixer: str) -> None:
 def ablate(
     mixers: Annotated[str, typer.Option(help="Names with commas between; a+b tiles a pattern over the depth.")] = "all",
     tasks: Annotated[str, typer.Option(help="Names with commas between.")] = "lm,mqar",
-    seeds: Annotated[str, typer.Option(help="Numbers with commas between.")] = "0,1",
+    seeds: Annotated[str, typer.Option(help="How many, from 0 on; or the seeds themselves, commas between.")] = "2",
     text: Annotated[Path | None, typer.Option(help="A text of your own for the lm task.")] = None,
     settings: Settings = [],  # noqa: B006 (typer's way to say: none given)
     match: Match = "attention",
@@ -86,7 +86,7 @@ def ablate(
         settings = [f"lm:task.path={str(text)!r}", *settings]
     names = list_mixers() if mixers == "all" else _split(mixers)
     with _mistakes():
-        runs = _plan(names, _split(tasks), [_number(seed, "seed") for seed in _split(seeds)], settings, match)
+        runs = _plan(names, _split(tasks), _seeds(seeds), settings, match)
     if dry_run:
         for run in runs:
             typer.echo(run.run_id)
@@ -161,9 +161,10 @@ def _plan(mixers: list[str], tasks: list[str], seeds: list[int], settings: list[
 
 
 def _carry_out(runs: list[RunConfig], directory: Path, workers: int | None, threads: int, *, plots: bool) -> None:
+    from mixerzoo.ablation.arms import arms
     from mixerzoo.ablation.engine import run_pool, usable_cores
     from mixerzoo.ablation.progress import show_progress
-    from mixerzoo.ablation.report import arms, print_tables, write_report
+    from mixerzoo.ablation.report import print_tables, write_report
     from mixerzoo.ablation.store import Store
 
     try:
@@ -215,6 +216,11 @@ def _fail(message: str) -> None:
 
 def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _seeds(text: str) -> list[int]:
+    """`3` is the seeds 0, 1, 2; `3,` or `3,7` are just those."""
+    return [_number(seed, "seed") for seed in _split(text)] if "," in text else list(range(_number(text, "seed count")))
 
 
 def _number(text: str, what: str) -> int:

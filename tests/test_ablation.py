@@ -13,10 +13,11 @@ import pytest
 from rich.console import Console
 
 from mixerzoo import list_mixers
+from mixerzoo.ablation.arms import arms
 from mixerzoo.ablation.engine import run_pool
 from mixerzoo.ablation.grid import Grid, Setting, expand
 from mixerzoo.ablation.matching import count_parameters, match_parameters, target_size
-from mixerzoo.ablation.report import arms, print_tables, write_report
+from mixerzoo.ablation.report import print_tables, write_report
 from mixerzoo.ablation.store import Store
 from mixerzoo.ablation.worker import Finished
 from mixerzoo.cli import main

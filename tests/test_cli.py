@@ -70,6 +70,7 @@ def test_list_and_show(capsys, monkeypatch):
         (["ablate", "--mixers", "gal"], "error: unknown mixer 'gal'; did you mean gla?"),
         (["ablate", "--tasks", "mqra"], "error: unknown task 'mqra'; did you mean mqar? known: lm, mqar"),
         (["ablate", "--seeds", "0,x"], "error: a seed must be a whole number, got 'x'"),
+        (["ablate", "--seeds", "few"], "error: a seed count must be a whole number, got 'few'"),
         (
             ["ablate", "--set", "train.stesp=3"],
             "error: unknown configuration key 'train.stesp'; did you mean train.steps",
@@ -100,6 +101,12 @@ def test_a_dry_run_names_the_runs_and_writes_nothing(capsys, monkeypatch, tmp_pa
     _, out, _ = mixerzoo(capsys, monkeypatch, "ablate", "--dry-run")
     assert sum(line.startswith(("lm-", "mqar-")) for line in out.splitlines()) == 20
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("seeds", "expected"), [("3", {"s0", "s1", "s2"}), ("3,", {"s3"}), ("3,7", {"s3", "s7"})])
+def test_seeds_are_a_count_or_a_list(capsys, monkeypatch, seeds, expected):
+    _, out, _ = mixerzoo(capsys, monkeypatch, "ablate", "--dry-run", "--mixers", "gla", "--seeds", seeds)
+    assert {line.split("-")[2] for line in out.splitlines() if line.startswith(("lm-", "mqar-"))} == expected
 
 
 def test_finished_runs_are_skipped_and_reported_again(capsys, monkeypatch, tmp_path):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator
 
-from .report import Arm
+from .arms import Arm
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,17 +1,10 @@
-"""From stored runs to a table on the screen, `results.md`, `summary.csv`, `results.csv` and plots.
-
-Runs that differ in nothing but their seed form one arm, a line of the table; whatever else differs between arms of one
-mixer becomes a column. So runs with different settings or data are never averaged.
-"""
+"""From stored runs to a table on the screen, `results.md`, `summary.csv`, `results.csv` and plots."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
-import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -20,62 +13,10 @@ from rich.text import Text
 
 from mixerzoo.tasks.config import flatten
 
+from .arms import Arm, arms, short_path, show_value
 from .store import Row, Store, write_atomically
 
-HIDDEN = "backbone.channel_mixer.hidden"
 WORDS = ("mixer", "configuration")  # columns that are not numbers
-
-
-@dataclass(frozen=True)
-class Arm:
-    """Runs that differ only in their seed. `variant` holds the settings that tell it from other arms of its mixer."""
-
-    task: str
-    mixer: str
-    variant: Mapping[str, Any]
-    rows: tuple[Row, ...]
-
-    @property
-    def label(self) -> str:
-        return ", ".join([self.mixer, *(f"{_short(path)}={_show(value)}" for path, value in self.variant.items())])
-
-    @property
-    def finished(self) -> list[Row]:
-        return [row for row in self.rows if row.finished]
-
-    @property
-    def values(self) -> list[float]:
-        return [row.result["value"] for row in self.rows if row.status == "done"]
-
-    @property
-    def mean(self) -> float | None:
-        return statistics.fmean(self.values) if self.values else None
-
-    @property
-    def std(self) -> float | None:
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
-
-    def average(self, key: str) -> float | None:
-        numbers = [row.result[key] for row in self.finished]
-        return statistics.fmean(numbers) if numbers else None
-
-
-def arms(rows: Sequence[Row]) -> list[Arm]:
-    """Rows grouped by everything but the seed, best first within each task; arms without a value last."""
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        key = json.dumps({k: v for k, v in row.config.items() if k != "seed"}, sort_keys=True)
-        groups.setdefault(key, []).append(row)
-    settings = [flatten({k: v for k, v in group[0].config.items() if k != "seed"}) for group in groups.values()]
-    names = [(group[0].config["task"]["name"], _mixer_label(group[0])) for group in groups.values()]
-    result = []
-    for name, own, group in zip(names, settings, groups.values(), strict=True):
-        siblings = [other for other_name, other in zip(names, settings, strict=True) if other_name == name]
-        differing = [path for path in own if any(other.get(path) != own[path] for other in siblings)]
-        consequences = (HIDDEN, "data") if set(differing) - {HIDDEN, "data"} else ()
-        variant = {path: own[path] for path in differing if path not in consequences}
-        result.append(Arm(*name, variant, tuple(sorted(group, key=lambda row: row.config["seed"]))))
-    return sorted(result, key=_rank)
 
 
 def write_report(store: Store, *, plots: bool = True) -> list[Arm]:
@@ -112,14 +53,14 @@ def print_tables(result: Sequence[Arm], console: Console) -> None:
 def _table(group: Sequence[Arm]) -> tuple[list[str], list[list[str]], list[str]]:
     """Header, a line per arm, and a sentence for every run that did not get a value."""
     variants = list(dict.fromkeys(path for arm in group for path in arm.variant))
-    header = ["mixer", *map(_short, variants), _metric_label(group), "seeds", "parameters", "state at T=1024"]
+    header = ["mixer", *map(short_path, variants), _metric_label(group), "seeds", "parameters", "state at T=1024"]
     header += ["tokens/s", "seconds", "configuration"]
     lines, problems = [], []
     for arm in group:
         lines.append(
             [
                 arm.mixer,
-                *(_show(arm.variant[path]) if path in arm.variant else "" for path in variants),
+                *(show_value(arm.variant[path]) if path in arm.variant else "" for path in variants),
                 _value(arm),
                 f"{len(arm.values)}" if len(arm.values) == len(arm.rows) else f"{len(arm.values)} of {len(arm.rows)}",
                 *(
@@ -175,29 +116,12 @@ def _configuration(config: Mapping[str, Any]) -> str:
     """`expand=16 short_conv=4 · GLU 165 · lr 0.01`: what a mixer was given besides its width."""
     backbone = config["backbone"]
     pattern = backbone["mixer"] if isinstance(backbone["mixer"], list) else [backbone["mixer"]]
-    layers = [" ".join(f"{key}={_show(value)}" for key, value in mixer.items() if key != "name") for mixer in pattern]
+    layers = [
+        " ".join(f"{key}={show_value(value)}" for key, value in mixer.items() if key != "name") for mixer in pattern
+    ]
     glu = backbone["channel_mixer"]
-    width = "no GLU" if glu is None else f"GLU {glu['hidden'] or _show(glu['multiplier']) + 'x'}"
-    return " · ".join([*filter(None, layers), width, f"lr {_show(config['train']['lr'])}"])
-
-
-def _rank(arm: Arm) -> tuple[str, bool, float]:
-    metric: Mapping[str, Any] = next((row.result["metric"] for row in arm.finished), {})
-    sign = -1 if metric.get("higher_is_better") else 1
-    return arm.task, arm.mean is None, sign * (arm.mean or 0.0)
-
-
-def _mixer_label(row: Row) -> str:
-    mixer = row.config["backbone"]["mixer"]
-    return "+".join(m["name"] for m in (mixer if isinstance(mixer, list) else [mixer]))
-
-
-def _short(path: str) -> str:
-    return path.rpartition("backbone.mixer.")[2]
-
-
-def _show(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    width = "no GLU" if glu is None else f"GLU {glu['hidden'] or show_value(glu['multiplier']) + 'x'}"
+    return " · ".join([*filter(None, layers), width, f"lr {show_value(config['train']['lr'])}"])
 
 
 def _flat_row(row: Row) -> dict[str, Any]:

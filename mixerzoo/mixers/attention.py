@@ -97,15 +97,12 @@ class Attention(Mixer):
         )
         return self.o_proj(rearrange(y, "b t h k -> b t (h k)")), state
 
-    def empty_state(self, batch_size: int, max_length: int | None) -> KVCache | FixedKVCache:
+    def empty_state(self, batch_size: int, max_length: int | None, like: Tensor) -> KVCache | FixedKVCache:
         slots = max_length or 0
         if self.window is not None:
             slots = min(self.window, max_length or self.window)
-        weight = self.k_proj.weight
-        dtype = torch.promote_types(weight.dtype, torch.float32)
-        empty = torch.zeros(batch_size, slots, self.num_kv_heads, self.K, dtype=dtype, device=weight.device)
-        position = torch.zeros(batch_size, dtype=torch.int64, device=weight.device)
-        return (FixedKVCache if slots else KVCache)(empty, empty.clone(), position)
+        keys, values = (like.new_zeros(batch_size, slots, self.num_kv_heads, self.K) for _ in range(2))
+        return (FixedKVCache if slots else KVCache)(keys, values, like.new_zeros(batch_size, dtype=torch.int64))
 
     def mixing_flops(self, length: int) -> int:
         reach = length if self.window is None else min(length, self.window)

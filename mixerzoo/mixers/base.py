@@ -144,12 +144,13 @@ class Mixer(nn.Module):
     def init_state(self, batch_size: int, *, max_length: int | None = None) -> Any:
         """The state before the first token. `max_length` preallocates what grows with the sequence."""
         self._check_causal("init_state")
-        return self.empty_state(batch_size, max_length)
+        weight = next(self.parameters())
+        like = torch.empty(0, dtype=torch.promote_types(weight.dtype, torch.float32), device=weight.device)
+        return self.empty_state(batch_size, max_length, like)
 
     def state_size(self, length: int) -> int:
         """Numbers a sequence's state holds after `length` tokens (4 bytes each), its position not counted."""
-        with torch.device("meta"):
-            state = self.empty_state(1, length)
+        state = self.empty_state(1, length, torch.empty(0, device="meta"))
         return sum(tensor.numel() for tensor in state if tensor.is_floating_point() or tensor.is_complex())
 
     def flops(self, length: int) -> int:
@@ -161,7 +162,8 @@ class Mixer(nn.Module):
         """The mixer itself, padding (if any) on the right. `state` is None in `forward`: nothing precedes."""
         raise NotImplementedError
 
-    def empty_state(self, batch_size: int, max_length: int | None) -> Any:
+    def empty_state(self, batch_size: int, max_length: int | None, like: Tensor) -> Any:
+        """Zeros of the dtype and device of `like`, and position zero."""
         raise NotImplementedError
 
     def mixing_flops(self, length: int) -> int:

@@ -64,7 +64,8 @@ class HGRN2(LinearMixer):
     ) -> None:
         super().__init__(dim, 3 * dim, bidirectional=bidirectional, short_conv=short_conv)
         check_divides("expand", expand, "dim", dim)
-        check_choice("expand", expand, tuple(range(1, 257)))
+        if expand > 256:
+            raise ValueError(f"expand must be at most 256, got {expand}")
         check_choice("q_activation", q_activation, tuple(ACTIVATIONS))
         check_choice("v_activation", v_activation, ("none", "silu"))
         self.expand, self.scale, self.lower_bound = expand, scale, lower_bound or 0.0

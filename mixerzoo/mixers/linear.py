@@ -64,12 +64,10 @@ class LinearMixer(Mixer):
         tokens = x.shape[1] if layout.valid is None else layout.valid.sum(1)
         return y, RecurrentState(memory, state.conv if past is None else past, state.position + tokens)
 
-    def empty_state(self, batch_size: int, max_length: int | None) -> RecurrentState:
-        weight = next(self.parameters())
-        dtype = torch.promote_types(weight.dtype, torch.float32)
+    def empty_state(self, batch_size: int, max_length: int | None, like: Tensor) -> RecurrentState:
         reach = self.conv.width - 1 if self.conv is not None else 0
         return RecurrentState(
-            memory=torch.zeros(batch_size, *self.memory_shape(), dtype=dtype, device=weight.device),
-            conv=torch.zeros(batch_size, reach, self.conv_channels, dtype=dtype, device=weight.device),
-            position=torch.zeros(batch_size, dtype=torch.int64, device=weight.device),
+            memory=like.new_zeros(batch_size, *self.memory_shape()),
+            conv=like.new_zeros(batch_size, reach, self.conv_channels),
+            position=like.new_zeros(batch_size, dtype=torch.int64),
         )
