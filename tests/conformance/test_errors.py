@@ -31,7 +31,7 @@ CONFIGURATION_ERRORS = [
     (lambda: build_mixer("attention", short_conv=4), "unknown keyword of mixer 'attention': 'short_conv'"),
     (lambda: build_mixer("hgrn1", dim=0), "dim must be at least 1, got 0"),
     (lambda: build_mixer("hgrn2", dim=16, expand=3), "expand must divide dim=16, got 3"),
-    (lambda: build_mixer("hgrn2", dim=1024, expand=512), "unknown expand 512"),
+    (lambda: build_mixer("hgrn2", dim=1024, expand=512), "expand must be at most 256, got 512"),
     (lambda: build_mixer("hgrn2", dim=16, expand=0), "expand must divide dim=16, got 0"),
     (
         lambda: build_mixer("hgrn2", q_activation="relu"),

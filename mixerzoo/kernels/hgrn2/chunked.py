@@ -18,7 +18,7 @@ def chunked(
 class _KeyAndGate(torch.autograd.Function):
     """`k = (1-gamma) sigmoid(-x)` and `f = gamma + (1-gamma) sigmoid(x)`: k = 1 - f, not lost where f is near 1.
 
-    Adjoint: `dx = (df - dk) k sigmoid(x)`, `dgamma = sum (df - dk) sigmoid(-x)`.
+    Adjoint: `dx = (df - dk) k sigmoid(x)`, `dgamma = sum (df - dk) k / (1-gamma)`.
     """
 
     @staticmethod
@@ -27,12 +27,11 @@ class _KeyAndGate(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
-        ctx.save_for_backward(*inputs)
+        ctx.save_for_backward(*inputs, output[0])
 
     @staticmethod
     def backward(ctx, dk: Tensor, df: Tensor):
-        x, lower_bound = ctx.saved_tensors
-        difference, shut = df - dk, (-x).sigmoid()
-        dx = difference * shut * x.sigmoid() * (1 - lower_bound)
-        dlower_bound = (difference * shut).sum_to_size(lower_bound.shape) if ctx.needs_input_grad[1] else None
-        return dx, dlower_bound
+        x, lower_bound, k = ctx.saved_tensors
+        through_k = (df - dk) * k
+        dlower_bound = through_k.sum_to_size(lower_bound.shape) / (1 - lower_bound) if ctx.needs_input_grad[1] else None
+        return through_k * x.sigmoid(), dlower_bound
