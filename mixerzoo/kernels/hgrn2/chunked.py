@@ -18,20 +18,20 @@ def chunked(
 class _KeyAndGate(torch.autograd.Function):
     """`k = (1-gamma) sigmoid(-x)` and `f = gamma + (1-gamma) sigmoid(x)`: k = 1 - f, not lost where f is near 1.
 
-    Adjoint: `dx = (df - dk) k sigmoid(x)`, `dgamma = sum (df - dk) k / (1-gamma)`.
+    Adjoint: `dx = (df - dk) (1-gamma) sigmoid(x) sigmoid(-x)`, `dgamma = sum (df - dk) sigmoid(-x)`.
     """
 
     @staticmethod
     def forward(x: Tensor, lower_bound: Tensor) -> tuple[Tensor, Tensor]:
-        return (-x).sigmoid().mul_(1 - lower_bound), x.sigmoid().mul_(1 - lower_bound).add_(lower_bound)
+        return (1 - lower_bound) * (-x).sigmoid(), lower_bound + (1 - lower_bound) * x.sigmoid()
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
-        ctx.save_for_backward(*inputs, output[0])
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx, dk: Tensor, df: Tensor):
-        x, lower_bound, k = ctx.saved_tensors
-        through_k = (df - dk) * k
-        dlower_bound = through_k.sum_to_size(lower_bound.shape) / (1 - lower_bound) if ctx.needs_input_grad[1] else None
-        return through_k * x.sigmoid(), dlower_bound
+        x, lower_bound = ctx.saved_tensors
+        through_gate = (df - dk) * (-x).sigmoid()
+        dlower_bound = through_gate.sum_to_size(lower_bound.shape) if ctx.needs_input_grad[1] else None
+        return through_gate * x.sigmoid() * (1 - lower_bound), dlower_bound
