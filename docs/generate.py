@@ -133,8 +133,9 @@ def _speed() -> str:
     record = json.loads(SPEED.read_text(encoding="utf-8"))
     machine = record["provenance"]
     rows = [
-        (claim["claim"], "absent" if claim["measured"] is None else f"{claim['measured']:.3g}")
+        (claim["claim"], "absent" if measured is None else f"{measured:,.{0 if measured >= 100 else 2}f}")
         for claim in record["claims"]
+        for measured in [claim["measured"]]
     ]
     heads, width, scan_width = (record["sizes"][key] for key in ("heads", "width", "scan_width"))
     caption = (
