@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from mixerzoo.kernels.softmax_attention import softmax_attention
@@ -69,9 +68,7 @@ class Attention(Mixer):
     def run(
         self, x: Tensor, layout: Layout, state: KVCache | FixedKVCache | None, shared: Tensor | None
     ) -> tuple[Tensor, KVCache | FixedKVCache | None]:
-        q, k, v = (
-            rearrange(proj(x), "b t (h k) -> b t h k", k=self.K) for proj in (self.q_proj, self.k_proj, self.v_proj)
-        )
+        q, k, v = (proj(x).unflatten(-1, (-1, self.K)) for proj in (self.q_proj, self.k_proj, self.v_proj))
         q, k = self.q_norm(q), self.k_norm(k)
         if self.rotary:
             frequencies = rope_frequencies(self.K)
@@ -95,7 +92,7 @@ class Attention(Mixer):
             key_position=None if everything_counts else key_position,
             cu_seqlens=layout.cu_seqlens,
         )
-        return self.o_proj(rearrange(y, "b t h k -> b t (h k)")), state
+        return self.o_proj(y.flatten(-2)), state
 
     def empty_state(self, batch_size: int, max_length: int | None, like: Tensor) -> KVCache | FixedKVCache:
         slots = max_length or 0

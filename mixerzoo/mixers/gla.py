@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from mixerzoo.kernels.gated_linear_attention import gated_linear_attention
@@ -93,8 +92,7 @@ class GLA(LinearMixer):
             padding = ~layout.valid[..., None]
             k, log_f = k.masked_fill(padding, 0), log_f.masked_fill(padding, 0)
         q, k, v, log_f = (
-            rearrange(part, "b t (h c) -> b t h c", c=width)
-            for part, width in ((q, self.K), (k, self.K), (v, self.V), (log_f, self.K))
+            part.unflatten(-1, (-1, width)) for part, width in ((q, self.K), (k, self.K), (v, self.V), (log_f, self.K))
         )
         if self.queries_per_kv > 1:
             k, v, log_f = (part.repeat_interleave(self.queries_per_kv, 2) for part in (k, v, log_f))
@@ -112,7 +110,7 @@ class GLA(LinearMixer):
         return y, memory if self.bidirectional else memory[:, :: self.queries_per_kv]
 
     def readout(self, y: Tensor, x: Tensor) -> Tensor:
-        y = rearrange(self.norm(y), "b t h v -> b t (h v)")
+        y = self.norm(y).flatten(-2)
         return self.o_proj(y if self.g_proj is None else y * F.silu(self.g_proj(x)))
 
     def memory_shape(self) -> tuple[int, ...]:

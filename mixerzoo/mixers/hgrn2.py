@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from einops import rearrange
 from torch import Tensor, nn
 
 from mixerzoo.kernels.hgrn2 import hgrn2
@@ -89,7 +88,7 @@ class HGRN2(LinearMixer):
         q, v = ACTIVATIONS[self.q_activation](q), ACTIVATIONS[self.v_activation](v)
         if layout.valid is not None:
             gate = gate.masked_fill(~layout.valid[..., None], float("inf"))  # f = 1, 1 - f = 0
-        q, gate, v = (rearrange(part, "b t (h e) -> b t h e", e=self.expand) for part in (q, gate, v))
+        q, gate, v = (part.unflatten(-1, (-1, self.expand)) for part in (q, gate, v))
         y, memory = hgrn2(
             q,
             gate,
@@ -100,10 +99,10 @@ class HGRN2(LinearMixer):
             cu_seqlens=layout.cu_seqlens,
             direction=self.direction,
         )
-        return rearrange(y, "b t h e -> b t (h e)"), memory
+        return y.flatten(-2), memory
 
     def gamma(self, shared: Tensor | None) -> Tensor | float:
-        return self.lower_bound if shared is None else rearrange(shared, "(h e) -> h e", e=self.expand)
+        return self.lower_bound if shared is None else shared.unflatten(-1, (-1, self.expand))
 
     def readout(self, y: Tensor, x: Tensor) -> Tensor:
         return self.o_proj(self.norm(y))

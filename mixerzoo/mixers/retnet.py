@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from mixerzoo.kernels.gated_linear_attention import gated_linear_attention
@@ -80,7 +79,7 @@ class RetNet(LinearMixer):
     def mix(
         self, projected: tuple[Tensor, ...], x: Tensor, layout: Layout, memory: Tensor | None, shared: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        q, k, v = (rearrange(part, "b t (h c) -> b t h c", h=self.num_heads) for part in projected)
+        q, k, v = (part.unflatten(-1, (self.num_heads, -1)) for part in projected)
         if self.rotary != "none":
             frequencies = (xpos_frequencies if self.rotary == "xpos" else rope_frequencies)(self.K)
             q, k = (rotate(part, layout.position, frequencies, interleaved=True) for part in (q, k))
@@ -102,7 +101,7 @@ class RetNet(LinearMixer):
         )
 
     def readout(self, y: Tensor, x: Tensor) -> Tensor:
-        y = rearrange(self.norm(y), "b t h v -> b t (h v)")
+        y = self.norm(y).flatten(-2)
         return self.o_proj(y if self.g_proj is None else y * F.silu(self.g_proj(x)))
 
     def memory_shape(self) -> tuple[int, ...]:

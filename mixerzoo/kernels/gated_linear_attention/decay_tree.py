@@ -45,7 +45,7 @@ def decay_tree(q: Tensor, k: Tensor, f: Tensor, keep_levels: bool = False) -> De
     """q, k: [n,C,K], f: [n,C,K] or, one gate a head, [n,C,1]; C is a power of two."""
     if f.shape[-1] < q.shape[-1]:
         gates = decay_tree(torch.ones_like(f), torch.ones_like(f), f, keep_levels)
-        return gates._replace(scores=gates.scores * (q @ k.mT), q=q * gates.q, k=k * gates.k)
+        return DecayTree(gates.scores * (q @ k.mT), q * gates.q, k * gates.k, gates.total, gates.levels)
 
     scores = q.new_zeros(*q.shape[:2], q.shape[1])
     scores.diagonal(dim1=1, dim2=2).copy_((q * k).sum(-1))
