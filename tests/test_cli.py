@@ -127,7 +127,6 @@ def test_finished_runs_are_skipped_and_reported_again(capsys, monkeypatch, tmp_p
     assert table[0] in report
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="POSIX signals")
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGINT"])
 def test_stopping_anywhere_keeps_what_is_finished_and_the_same_command_goes_on(tmp_path, how):
     arguments = [
