@@ -80,7 +80,7 @@ class Attention(Mixer):
             key_position = key_position.masked_fill(~layout.valid, -1)
         if state is not None:
             old_state, state = state, append(state, k, v, key_position, self.window)
-            k, v = (torch.cat([old.to(x.dtype), new], 1) for old, new in ((old_state.keys, k), (old_state.values, v)))
+            k, v = (torch.cat([old.to(new.dtype), new], 1) for old, new in ((old_state.keys, k), (old_state.values, v)))
             key_position = torch.cat([cached_positions(old_state), key_position], 1)
         y = softmax_attention(
             q,
