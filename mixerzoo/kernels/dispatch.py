@@ -15,6 +15,8 @@ from typing import Any
 NAMES = ("reference", "torch", "triton", "fla")
 ENVIRONMENT_VARIABLE = "MIXERZOO_BACKEND"
 
+Run = Callable[..., Any]
+
 _chosen: list[str] = []
 
 
@@ -23,12 +25,13 @@ class Backend:
     """One implementation of an op.
 
     `run` has the op's validated signature. `unsupported(**inputs)` says in a few words why these inputs can't run
-    here, or returns None when they can.
+    here, or returns None when they can; `automatic(**inputs)` whether `auto` should choose it when they can.
     """
 
     name: str
-    run: Callable[..., Any]
+    run: Run
     unsupported: Callable[..., str | None] = lambda **inputs: None
+    automatic: Callable[..., bool] = lambda **inputs: True
 
 
 @contextmanager
@@ -48,7 +51,8 @@ def resolve(op: str, backends: tuple[Backend, ...], requested: str | None, **inp
     """
     name = _known(requested or (_chosen[-1] if _chosen else os.environ.get(ENVIRONMENT_VARIABLE) or "auto"))
     for backend in backends:
-        if name in (backend.name, "auto") and backend.unsupported(**inputs) is None:
+        wanted = backend.name == name or (name == "auto" and backend.automatic(**inputs))
+        if wanted and backend.unsupported(**inputs) is None:
             return backend
     raise ValueError(f"backend {name!r} can't run {op} here. {explain(backends, **inputs)}. Remedy: backend='auto'")
 

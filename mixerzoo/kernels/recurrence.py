@@ -19,7 +19,8 @@ def run_recurrence(
     direction: str,
     inputs: tuple[Tensor, ...],
     parameters: tuple[Tensor | None, ...],
-    initial_state: Tensor,
+    initial_state: Tensor | None,
+    state_shape: tuple[int, ...],
     cu_seqlens: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """`form(*inputs, *parameters, initial_state, cu_seqlens) -> (y, final_state)` in fp32 at least, in a direction.
@@ -28,6 +29,8 @@ def run_recurrence(
     `both` sums the two outputs, so that token t counts twice (as the HGRN authors do), and its states carry a leading
     axis of 2: causal, reverse. One fp64 tensor makes everything fp64; autocast is off inside.
     """
+    if initial_state is None:
+        initial_state = inputs[0].new_zeros(state_shape)
     tensors = [tensor for tensor in (*inputs, *parameters, initial_state) if tensor is not None]
     exact = any(tensor.dtype in (torch.float64, torch.complex128) for tensor in tensors)
     real, complex = (torch.float64, torch.complex128) if exact else (torch.float32, torch.complex64)

@@ -41,13 +41,12 @@ def number_of_sequences(x: Tensor, cu_seqlens: Tensor | None) -> int:
     return cu_seqlens.numel() - 1
 
 
-def initial_state_or_zeros(
-    initial_state: Tensor | None, like: Tensor, layout: str, shape: tuple[int, ...], direction: str
-) -> Tensor:
-    """The given state, checked, or zeros. `direction="both"` has one state each way, on a leading axis."""
+def state_shape(
+    initial_state: Tensor | None, layout: str, shape: tuple[int, ...], direction: str
+) -> tuple[int, ...]:
+    """The shape of the op's states, which a given one must have. `direction="both"` has one each way, on axis 0."""
     if direction == "both":
         layout, shape = f"[2,{layout[1:]}", (2, *shape)
-    if initial_state is None:
-        return like.new_zeros(shape)
-    check_shape("initial_state", initial_state, layout, shape)
-    return initial_state
+    if initial_state is not None:
+        check_shape("initial_state", initial_state, layout, shape)
+    return shape

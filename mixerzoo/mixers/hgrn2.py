@@ -85,7 +85,7 @@ class HGRN2(LinearMixer):
         self, projected: tuple[Tensor, ...], x: Tensor, layout: Layout, memory: Tensor | None, shared: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         q, gate, v = projected
-        q, v = ACTIVATIONS[self.q_activation](q), ACTIVATIONS[self.v_activation](v)
+        v = ACTIVATIONS[self.v_activation](v)
         if layout.valid is not None:
             gate = gate.masked_fill(~layout.valid[..., None], float("inf"))  # f = 1, 1 - f = 0
         q, gate, v = (part.unflatten(-1, (-1, self.expand)) for part in (q, gate, v))
@@ -95,6 +95,7 @@ class HGRN2(LinearMixer):
             v,
             self.gamma(shared),
             scale=self.scale,
+            q_activation=self.q_activation,
             initial_state=memory,
             cu_seqlens=layout.cu_seqlens,
             direction=self.direction,

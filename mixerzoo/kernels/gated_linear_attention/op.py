@@ -4,13 +4,33 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..dispatch import Backend, resolve
-from ..recurrence import run_recurrence
-from ..validation import check_direction, check_shape, initial_state_or_zeros, number_of_sequences
+from ..dispatch import Backend, Run, resolve
+from ..recurrence import Form, run_recurrence
+from ..validation import check_direction, check_shape, number_of_sequences, state_shape
 from .chunked import chunked
 from .reference import reference
 
-BACKENDS = (Backend("torch", chunked), Backend("reference", reference))
+
+
+def _in_full_precision(form: Form) -> Run:
+    def run(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        log_f: Tensor,
+        scale: float,
+        initial_state: Tensor | None,
+        shape: tuple[int, ...],
+        cu_seqlens: Tensor | None,
+        direction: str,
+    ) -> tuple[Tensor, Tensor]:
+        y, state = run_recurrence(form, direction, (q, k, v, log_f), (), initial_state, shape, cu_seqlens)
+        return (y if scale == 1 else scale * y).to(v.dtype), state
+
+    return run
+
+
+BACKENDS = (Backend("torch", _in_full_precision(chunked)), Backend("reference", _in_full_precision(reference)))
 
 
 def gated_linear_attention(
@@ -50,11 +70,9 @@ def gated_linear_attention(
         raise ValueError(f"log_f must be [B,T,H,K]={(B, T, H, K)} or [B,T,H,1], got {tuple(log_f.shape)}")
     check_direction(direction)
     sequences = number_of_sequences(q, cu_seqlens)
-    initial_state = initial_state_or_zeros(initial_state, q, "[B,H,K,V]", (sequences, H, K, V), direction)
-    chosen = resolve("gated_linear_attention", BACKENDS, backend)
-
-    y, final_state = run_recurrence(chosen.run, direction, (q, k, v, log_f), (), initial_state, cu_seqlens)
-    return (y if scale == 1 else scale * y).to(v.dtype), final_state
+    shape = state_shape(initial_state, "[B,H,K,V]", (sequences, H, K, V), direction)
+    chosen = resolve("gated_linear_attention", BACKENDS, backend, q=q, k=k, v=v)
+    return chosen.run(q, k, v, log_f, scale, initial_state, shape, cu_seqlens, direction)
 
 
 def check_qkv(q: Tensor, k: Tensor, v: Tensor, k_name: str = "k") -> tuple[int, int, int, int, int]:

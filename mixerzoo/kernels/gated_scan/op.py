@@ -4,13 +4,31 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..dispatch import Backend, resolve
-from ..recurrence import run_recurrence
-from ..validation import check_direction, check_shape, initial_state_or_zeros, number_of_sequences
+from ..dispatch import Backend, Run, resolve
+from ..recurrence import Form, run_recurrence
+from ..validation import check_direction, check_shape, number_of_sequences, state_shape
 from .chunked import chunked
 from .reference import reference
 
-BACKENDS = (Backend("torch", chunked), Backend("reference", reference))
+
+def _in_full_precision(form: Form) -> Run:
+    def run(
+        x: Tensor,
+        log_f: Tensor,
+        theta: Tensor | None,
+        initial_state: Tensor | None,
+        shape: tuple[int, ...],
+        cu_seqlens: Tensor | None,
+        direction: str,
+    ) -> tuple[Tensor, Tensor]:
+        inputs, parameters = ((x, log_f), (None,)) if theta is None else ((x, log_f, theta.expand(x.shape)), ())
+        h, final_state = run_recurrence(form, direction, inputs, parameters, initial_state, shape, cu_seqlens)
+        return h.to(x.dtype), final_state
+
+    return run
+
+
+BACKENDS = (Backend("torch", _in_full_precision(chunked)), Backend("reference", _in_full_precision(reference)))
 
 
 def gated_scan(
@@ -52,12 +70,9 @@ def gated_scan(
         raise ValueError(f"theta must be [D]={(D,)} or [B,T,D]={(B, T, D)}, got {tuple(theta.shape)}")
     check_direction(direction)
     sequences = number_of_sequences(x, cu_seqlens)
-    initial_state = initial_state_or_zeros(initial_state, x, "[B,D]", (sequences, D), direction)
-    chosen = resolve("gated_scan", BACKENDS, backend)
-
-    inputs, parameters = ((x, log_f), (None,)) if theta is None else ((x, log_f, theta.expand(B, T, D)), ())
-    h, final_state = run_recurrence(chosen.run, direction, inputs, parameters, initial_state, cu_seqlens)
-    return h.to(x.dtype), final_state
+    shape = state_shape(initial_state, "[B,D]", (sequences, D), direction)
+    chosen = resolve("gated_scan", BACKENDS, backend, x=x)
+    return chosen.run(x, log_f, theta, initial_state, shape, cu_seqlens, direction)
 
 
 def _dimensions(x: Tensor) -> tuple[int, int, int]:

@@ -3,16 +3,42 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ..dispatch import Backend, resolve
+from ..dispatch import Backend, Run, resolve
 from ..gated_linear_attention.op import check_qkv
-from ..recurrence import run_recurrence
-from ..validation import check_direction, check_lower_bound, initial_state_or_zeros, number_of_sequences
+from ..recurrence import Form, run_recurrence
+from ..validation import check_direction, check_lower_bound, number_of_sequences, state_shape
 from .chunked import chunked
 from .reference import reference
 
-BACKENDS = (Backend("torch", chunked), Backend("reference", reference))
+Q_ACTIVATIONS = {"none": lambda q: q, "silu": F.silu, "sigmoid": torch.sigmoid}
+
+
+def _in_full_precision(form: Form) -> Run:
+    def run(
+        q: Tensor,
+        x: Tensor,
+        v: Tensor,
+        gamma: Tensor,
+        scale: float,
+        q_activation: str,
+        initial_state: Tensor | None,
+        shape: tuple[int, ...],
+        cu_seqlens: Tensor | None,
+        direction: str,
+    ) -> tuple[Tensor, Tensor]:
+        def activated(q: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
+            return form(Q_ACTIVATIONS[q_activation](q), *rest)
+
+        y, state = run_recurrence(activated, direction, (q, x, v), (gamma,), initial_state, shape, cu_seqlens)
+        return (y if scale == 1 else scale * y).to(v.dtype), state
+
+    return run
+
+
+BACKENDS = (Backend("torch", _in_full_precision(chunked)), Backend("reference", _in_full_precision(reference)))
 
 
 def hgrn2(
@@ -22,6 +48,7 @@ def hgrn2(
     lower_bound: Tensor | float = 0.0,
     *,
     scale: float = 1.0,
+    q_activation: str = "none",
     initial_state: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
     direction: str = "causal",
@@ -38,6 +65,7 @@ def hgrn2(
         v: [B,T,H,V].
         lower_bound: gamma in [0, 1), a number or a tensor that broadcasts to [H,K].
         scale: factor on y.
+        q_activation: none | silu | sigmoid, applied to q first.
         initial_state: [B,H,K,V]; None is zero.
         cu_seqlens: [N+1] integers, N documents packed into one row (B=1); states are [N,H,K,V].
         direction: causal | reverse | both. Both sums the two; its states are [2,B,H,K,V].
@@ -52,11 +80,11 @@ def hgrn2(
     gamma = _lower_bound(lower_bound, q, (H, K))
     check_direction(direction)
     sequences = number_of_sequences(q, cu_seqlens)
-    initial_state = initial_state_or_zeros(initial_state, q, "[B,H,K,V]", (sequences, H, K, V), direction)
-    chosen = resolve("hgrn2", BACKENDS, backend)
-
-    y, final_state = run_recurrence(chosen.run, direction, (q, x, v), (gamma,), initial_state, cu_seqlens)
-    return (y if scale == 1 else scale * y).to(v.dtype), final_state
+    if q_activation not in Q_ACTIVATIONS:
+        raise ValueError(f"unknown q_activation {q_activation!r}; known: {', '.join(Q_ACTIVATIONS)}")
+    shape = state_shape(initial_state, "[B,H,K,V]", (sequences, H, K, V), direction)
+    chosen = resolve("hgrn2", BACKENDS, backend, q=q, k=x, v=v)
+    return chosen.run(q, x, v, gamma, scale, q_activation, initial_state, shape, cu_seqlens, direction)
 
 
 def _lower_bound(lower_bound: Tensor | float, q: Tensor, shape: tuple[int, int]) -> Tensor:
