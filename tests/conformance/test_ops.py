@@ -229,7 +229,7 @@ def test_strides_change_nothing(op: str) -> None:
     inputs = folder(op, "cases").make_inputs()
     tensors = {name: tensor for name, tensor in differentiable(inputs).items() if tensor.ndim > 1}
     strided = {name: tensor.transpose(0, 1).contiguous().transpose(0, 1) for name, tensor in tensors.items()}
-    assert_identical(outputs(op, inputs | strided), outputs(op, inputs))
+    assert_close(outputs(op, inputs | strided), outputs(op, inputs))  # torch may pick another kernel for them
 
 
 @pytest.mark.parametrize("backend", ["reference", *backends("hgrn2")])
