@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +22,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+check = typer.Typer(help="Prove things about the package itself.", rich_markup_mode=None)
+app.add_typer(check, name="check")
 
 Settings = Annotated[
     list[str],
@@ -125,6 +128,32 @@ def report(run_dir: Path, plots: Annotated[bool, typer.Option(help="Draw the plo
     print_tables(arms, _console())
 
 
+@check.command()
+def kernels(
+    target: Annotated[list[str], typer.Option(help="sm_80, sm_90 or gfx942. Repeatable; all by default.")] = [],  # noqa: B006
+    op: Annotated[str | None, typer.Option(help="Only this op's kernels.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; as many as cores by default.")] = None,
+) -> None:
+    """Compile every kernel for GPUs that needn't be here; count the bytes that ops move. Fails if one doesn't fit."""
+    from mixerzoo.ablation.engine import usable_cores
+    from mixerzoo.kernels.check_compile import TARGETS
+    from mixerzoo.kernels.check_table import bytes_table, compile_all, compiled_table, count_all
+
+    workers, console = workers or usable_cores(), _console()
+    with _mistakes():
+        compiled = compile_all(target or TARGETS, op, workers, _counting("compiled"))
+    console.print(compiled_table(compiled))
+    counted = count_all(op, workers, _counting("ops run"))
+    console.print("", bytes_table(counted))
+    if bad := [row for row in compiled if not row.good]:
+        for row in bad:
+            if isinstance(row.result, str):
+                typer.echo(f"{row.kernel}, {row.configuration}, {row.target}: {row.result}", err=True)
+        console.print(f"\n{len(bad)} of {len(compiled)} spill, exceed the shared memory, or don't compile")
+        raise typer.Exit(1)
+    console.print(f"\nall {len(compiled)} fit: nothing spilled, shared memory within every chip's limit")
+
+
 def main() -> None:
     """The entry point: one line on stderr for a mistake of the user's, exit code 2; 130 after Ctrl-C."""
     usage_error: Any = typer.BadParameter.__base__  # click's UsageError, wherever this version of typer keeps it
@@ -192,6 +221,18 @@ def _carry_out(runs: list[RunConfig], directory: Path, workers: int | None, thre
     console.print(f"written: {directory}/results.md, summary.csv, results.csv{', *.png' * plots}", soft_wrap=True)
     if not all(store.finished(run.run_id) for run in runs):
         raise typer.Exit(1)
+
+
+def _counting(what: str) -> Callable[[int, int], None]:
+    """Shows `12/345 compiled` on one line of a terminal; elsewhere a line now and then."""
+
+    def progress(done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            typer.echo(f"\r\033[K{done}/{total} {what}" if done < total else "\r\033[K", nl=False, err=True)
+        elif done in (0, total) or done % 50 == 0:
+            typer.echo(f"{done}/{total} {what}", err=True)
+
+    return progress
 
 
 def _console() -> Console:

@@ -23,28 +23,20 @@ class Launch:
     num_stages: int = 1
 
     def run(self) -> None:
-        self.kernel[self.grid](
-            **self.arguments, **self.constants, num_warps=self.num_warps, num_stages=self.num_stages
-        )
+        self.kernel[self.grid](**self.arguments, **self.constants, num_warps=self.num_warps, num_stages=self.num_stages)
 
 
-@torch.compiler.assume_constant_result
 def interpreted() -> bool:
     """Whether Triton's interpreter stands in for a GPU, which it decides when a kernel's module is imported."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-@torch.compiler.assume_constant_result
-def installed() -> bool:
-    return importlib.util.find_spec("triton") is not None
-
-
 def why_not_triton(tensor: Tensor) -> str | None:
     """The reason why no kernel of ours can run on this tensor's device and dtype."""
-    if not installed():
-        return "triton isn't installed"
     if not (tensor.is_cuda or (interpreted() and tensor.device.type == "cpu")):
         return f"needs a GPU, got tensors on {tensor.device.type}"
     if tensor.is_cuda and tensor.dtype in (torch.float64, torch.complex128):
         return f"no {tensor.dtype} on a GPU"
+    if not torch.compiler.is_compiling() and importlib.util.find_spec("triton") is None:
+        return "triton isn't installed"
     return None

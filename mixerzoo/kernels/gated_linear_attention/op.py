@@ -5,11 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..dispatch import Backend, Run, resolve
+from ..launch import why_not_triton
 from ..recurrence import Form, run_recurrence
 from ..validation import check_direction, check_shape, number_of_sequences, state_shape
 from .chunked import chunked
 from .reference import reference
-
 
 
 def _in_full_precision(form: Form) -> Run:
@@ -30,7 +30,36 @@ def _in_full_precision(form: Form) -> Run:
     return run
 
 
-BACKENDS = (Backend("torch", _in_full_precision(chunked)), Backend("reference", _in_full_precision(reference)))
+def _on_triton(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_f: Tensor,
+    scale: float,
+    initial_state: Tensor | None,
+    shape: tuple[int, ...],
+    cu_seqlens: Tensor | None,
+    direction: str,
+) -> tuple[Tensor, Tensor]:
+    from .triton_op import attend
+
+    kind = "head" if log_f.shape[-1] == 1 else "channel"
+    options = {"scale": scale, "kind": kind, "activation": "none", "direction": direction}
+    return attend(q, k, v, log_f, initial_state, cu_seqlens, **options)
+
+
+def why_not_wide(q: Tensor, k: Tensor, v: Tensor) -> str | None:
+    """The reason why our kernels can't take these widths or this device."""
+    if q.shape[-1] > 256 or v.shape[-1] > 256:
+        return f"K and V up to 256, got {q.shape[-1]} and {v.shape[-1]}"
+    return why_not_triton(q)
+
+
+BACKENDS = (
+    Backend("triton", _on_triton, why_not_wide, lambda q, k, v: q.is_cuda),
+    Backend("torch", _in_full_precision(chunked)),
+    Backend("reference", _in_full_precision(reference)),
+)
 
 
 def gated_linear_attention(

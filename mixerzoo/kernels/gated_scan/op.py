@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..dispatch import Backend, Run, resolve
+from ..launch import why_not_triton
 from ..recurrence import Form, run_recurrence
 from ..validation import check_direction, check_shape, number_of_sequences, state_shape
 from .chunked import chunked
@@ -28,7 +29,25 @@ def _in_full_precision(form: Form) -> Run:
     return run
 
 
-BACKENDS = (Backend("torch", _in_full_precision(chunked)), Backend("reference", _in_full_precision(reference)))
+def _on_triton(
+    x: Tensor,
+    log_f: Tensor,
+    theta: Tensor | None,
+    initial_state: Tensor | None,
+    shape: tuple[int, ...],
+    cu_seqlens: Tensor | None,
+    direction: str,
+) -> tuple[Tensor, Tensor]:
+    from .triton_op import scan
+
+    return scan(x, log_f, theta, initial_state, cu_seqlens, direction)
+
+
+BACKENDS = (
+    Backend("triton", _on_triton, lambda x: why_not_triton(x), lambda x: x.is_cuda),
+    Backend("torch", _in_full_precision(chunked)),
+    Backend("reference", _in_full_precision(reference)),
+)
 
 
 def gated_scan(

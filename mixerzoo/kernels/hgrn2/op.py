@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..dispatch import Backend, Run, resolve
-from ..gated_linear_attention.op import check_qkv
+from ..gated_linear_attention.op import check_qkv, why_not_wide
 from ..recurrence import Form, run_recurrence
 from ..validation import check_direction, check_lower_bound, number_of_sequences, state_shape
 from .chunked import chunked
@@ -38,7 +38,30 @@ def _in_full_precision(form: Form) -> Run:
     return run
 
 
-BACKENDS = (Backend("torch", _in_full_precision(chunked)), Backend("reference", _in_full_precision(reference)))
+def _on_triton(
+    q: Tensor,
+    x: Tensor,
+    v: Tensor,
+    gamma: Tensor,
+    scale: float,
+    q_activation: str,
+    initial_state: Tensor | None,
+    shape: tuple[int, ...],
+    cu_seqlens: Tensor | None,
+    direction: str,
+) -> tuple[Tensor, Tensor]:
+    from ..gated_linear_attention.triton_op import attend
+
+    gamma = gamma.to(torch.promote_types(gamma.dtype, torch.float32)).expand(q.shape[2:])
+    options = {"scale": scale, "kind": "logits", "activation": q_activation, "direction": direction}
+    return attend(q, x, v, gamma, initial_state, cu_seqlens, **options)
+
+
+BACKENDS = (
+    Backend("triton", _on_triton, why_not_wide, lambda q, k, v: q.is_cuda),
+    Backend("torch", _in_full_precision(chunked)),
+    Backend("reference", _in_full_precision(reference)),
+)
 
 
 def hgrn2(

@@ -1,0 +1,64 @@
+"""Which launches a shape gets: how the kernels of linear attention are laid over a GPU.
+
+A program owns one segment of one sequence, one head and one block of V, and walks the segment's chunks of C tokens
+with the state on chip. One segment a sequence needs no other launch; shorter ones make more programs, and need the
+states at their starts, which are a launch of their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+CHUNK = 16  # tokens that a program takes at a time: the matrix unit's smallest tile
+BLOCK = 64  # tokens between two states that the backward pass starts from
+SHORT = 256  # up to here one launch is worth more than parallelism: 196 tokens of an image, a prompt
+BUSY = 96  # programs from which a GPU of 108 to 144 multiprocessors has enough to do
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """segment: tokens a program walks, a multiple of CHUNK; None: all of the sequence."""
+
+    segment: int | None
+    block_k: int
+    block_v: int
+    warps: int
+
+
+def choose(T: int, sequences: int, H: int, K: int, V: int, *, direction: str, packed: bool) -> Schedule:
+    """The default, without tuning.
+
+    | T       | sequences x H x blocks of V | direction       | segment |
+    | ------- | --------------------------- | --------------- | ------- |
+    | <= 256  | any                         | any             | all     |
+    | > 256   | >= 96, not packed           | causal, reverse | all     |
+    | > 256   | any other                   | any             | 256     |
+
+    Documents differ in length, and both directions read a segment twice, the second time from cache if it is short.
+    """
+    block_k, block_v = block_sizes(K, V)
+    programs = sequences * H * -(-V // block_v)
+    whole = T <= SHORT or (programs >= BUSY and direction != "both" and not packed)
+    warps = min(8, max(block_k, block_v) // 16)  # the matrix unit's tiles are 16 high
+    return Schedule(None if whole else SHORT, block_k, block_v, warps)
+
+
+def candidates(default: Schedule, T: int) -> list[Schedule]:
+    """At most 8 schedules around the default, for `tune=True`."""
+    segments = [None, *(size for size in (256, 512, 1024) if size < T)]
+    warps = {default.warps, max(1, default.warps // 2)}
+    return [replace(default, segment=s, warps=w) for s in segments for w in sorted(warps, reverse=True)][:8]
+
+
+def block_sizes(K: int, V: int) -> tuple[int, int]:
+    """Powers of two from 16, the matrix unit's smallest side, to 128. A block of K is no longer than one of V, and
+    64 at the most where masks take registers."""
+    block_v = min(128, _power_of_two(V))
+    block_k = min(block_v, _power_of_two(K))
+    if block_k == 128 and (K % 128 or V % 128):
+        block_k = 64
+    return block_k, block_v
+
+
+def _power_of_two(n: int) -> int:
+    return max(16, 1 << (n - 1).bit_length())

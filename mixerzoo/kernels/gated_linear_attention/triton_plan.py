@@ -1,0 +1,229 @@
+"""From one call of gated linear attention or HGRN2 to its launches. Nothing runs here: tensors may be on `meta`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from ..launch import Launch, interpreted
+from .schedule import BLOCK, CHUNK, Schedule, choose
+from .triton_backward import backward_kernel
+from .triton_forward import forward_kernel
+from .triton_states import states_kernel
+
+
+@dataclass(frozen=True)
+class Call:
+    """What one call's forward and backward passes have in common.
+
+    kind "logits": key are logits, gate is the lower bound [H,K]; "channel" | "head": key is k, gate is log f [B,T,H,K]
+    or [B,T,H,1]. q, key and v: [B,T,H,.] with rows at one stride.
+    """
+
+    q: Tensor
+    key: Tensor
+    v: Tensor
+    gate: Tensor
+    cu_seqlens: Tensor | None
+    scale: float
+    kind: str
+    activation: str
+    direction: str
+    schedule: Schedule
+
+    @property
+    def ways(self) -> tuple[int, int]:
+        """The first and one past the last of 0, ahead, and 1, back."""
+        return {"causal": (0, 1), "reverse": (1, 2), "both": (0, 2)}[self.direction]
+
+    @property
+    def sequences(self) -> int:
+        return self.q.shape[0] if self.cu_seqlens is None else self.cu_seqlens.numel() - 1
+
+    @property
+    def v_blocks(self) -> int:
+        return -(-self.v.shape[-1] // self.schedule.block_v)
+
+    @property
+    def blocks(self) -> int:
+        return self.slots(BLOCK)
+
+    @property
+    def precision(self) -> torch.dtype:
+        """That of the state and of all arithmetic but the operands of matrix products."""
+        return torch.promote_types(_operand(self), torch.float32)
+
+    @property
+    def state_shape(self) -> tuple[int, ...]:
+        return self._states(self.sequences)
+
+    def slots(self, size: int) -> int:
+        """Parts of `size` tokens that the sequences have together, at the most: see `first_slot`."""
+        B, T = self.q.shape[:2]
+        return B * -(-T // size) if self.cu_seqlens is None else T // size + self.sequences
+
+    def new_block_states(self) -> Tensor:
+        """The state ahead of every block of tokens, which the forward pass leaves for the backward pass."""
+        return self.q.new_empty(self._states(self.blocks), dtype=_operand(self))
+
+    def forward(
+        self, y: Tensor, block_states: Tensor | None, final_states: Tensor, initial_state: Tensor | None
+    ) -> list[Launch]:
+        """Writes y, the final states and, where given, the block states."""
+        schedule = self.schedule
+        launches, first_states, segments = [], initial_state, self.sequences
+        if schedule.segment is not None:
+            segments = self.slots(schedule.segment)
+            first_states = self.q.new_empty(self._states(segments), dtype=self.precision)
+            launches = [self._states_launch(initial_state, self.v, first_states, None, schedule.segment, adjoint=False)]
+        tensors = {
+            "first_states": first_states,
+            "y": y,
+            "block_states": block_states,
+            "final_states": final_states,
+            "segment_size": schedule.segment or self.q.shape[1],
+            "segment_slots": segments,
+            "block_slots": self.blocks,
+            "k_end": -(-self.q.shape[3] // schedule.block_k) * schedule.block_k,
+        }
+        constants = {
+            "FIRST_WAY": self.ways[0],
+            "LAST_WAY": self.ways[1],
+            "BK": schedule.block_k,
+            "BV": schedule.block_v,
+            "C": CHUNK,
+            "PER_BLOCK": BLOCK // CHUNK,
+            "LEVELS": CHUNK.bit_length() - 1,
+            "SEGMENTED": schedule.segment is not None,
+        }
+        grid = (segments, self.q.shape[2], -(-self.v.shape[3] // schedule.block_v))
+        arguments, constants = self._arguments(self.v) | tensors, self._constants() | constants
+        return [*launches, Launch(forward_kernel, grid, arguments, constants, schedule.warps)]
+
+    def backward(
+        self,
+        dy: Tensor,
+        block_states: Tensor,
+        last_gradients: Tensor | None,
+        first_gradients: Tensor | None,
+        gradients: dict[str, Tensor],
+    ) -> list[Launch]:
+        """Writes `gradients`: dq, dkey, dv, dgate (of logits a part for every block, [blocks,H,K]), and that of the
+        initial state."""
+        block_gradients = torch.empty_like(block_states)
+        states = self._states_launch(last_gradients, dy, block_gradients, first_gradients, BLOCK, adjoint=True)
+        K, V, tile = self.q.shape[3], self.v.shape[3], 16
+        tensors = {
+            "dy": dy,
+            "block_states": block_states,
+            "block_gradients": block_gradients,
+            "k_end": -(-K // tile) * tile,
+            "v_end": -(-V // tile) * tile,
+            **gradients,
+        }
+        constants = {
+            "FIRST_WAY": self.ways[0],
+            "LAST_WAY": self.ways[1],
+            "BK": tile,
+            "BV": tile,
+            "BLOCKS": BLOCK // 16,
+            "LEVELS": (BLOCK // 16).bit_length() - 1,
+        }
+        arguments, constants = self._arguments(self.v) | tensors, self._constants() | constants
+        return [states, Launch(backward_kernel, (self.blocks, self.q.shape[2]), arguments, constants, 8)]
+
+    def _states_launch(
+        self,
+        outer: Tensor | None,
+        v: Tensor,
+        found: Tensor,
+        last: Tensor | None,
+        size: int,
+        *,
+        adjoint: bool,
+    ) -> Launch:
+        """Finds the states (or gradients) between parts of `size` tokens."""
+        tensors = {
+            "outer_states": outer,
+            "part_states": found,
+            "last_states": last,
+            "part_slots": self.slots(size),
+            "part_size": size,
+        }
+        H, K, V = self.q.shape[2], self.q.shape[3], v.shape[3]
+        block_k, block_v = min(self.schedule.block_k, 64), min(self.schedule.block_v, 64)
+        constants = {"FIRST_WAY": self.ways[0], "BK": block_k, "BV": block_v, "C": 32, "ADJOINT": adjoint}
+        grid = ((self.ways[1] - self.ways[0]) * self.sequences, H, -(-K // block_k) * -(-V // block_v))
+        return Launch(states_kernel, grid, self._arguments(v) | tensors, self._constants() | constants, 4)
+
+    def _arguments(self, v: Tensor) -> dict[str, Any]:
+        return {
+            "q": self.q,
+            "key": self.key,
+            "v": v,
+            "gate": self.gate,
+            "cu_seqlens": self.cu_seqlens,
+            "T": self.q.shape[1],
+            "sequences": self.sequences,
+            "q_stride": self.q.stride(1),
+            "key_stride": self.key.stride(1),
+            "v_stride": v.stride(1),
+            "scale": float(self.scale),
+        }
+
+    def _constants(self) -> dict[str, Any]:
+        return {
+            "H": self.q.shape[2],
+            "K": self.q.shape[3],
+            "V": self.v.shape[3],
+            "GATE": self.kind,
+            "ACTIVATION": self.activation,
+            "OPERAND": _TRITON[_operand(self)],
+            "ACC": _TRITON[self.precision],
+            "FAST_LOG2": _operand(self) == torch.bfloat16 and not interpreted(),
+        }
+
+    def _states(self, slots: int) -> tuple[int, ...]:
+        H, K, V = self.q.shape[2], self.q.shape[3], self.v.shape[3]
+        return (self.ways[1] - self.ways[0], slots, H, K, V)
+
+
+_TRITON = {torch.bfloat16: tl.bfloat16, torch.float32: tl.float32, torch.float64: tl.float64}
+
+
+def _operand(call: Call) -> torch.dtype:
+    """The dtype of matrix operands. fp16 inputs go as bf16 too: a decayed value is often below fp16's range."""
+    exact = torch.promote_types(torch.promote_types(call.q.dtype, call.key.dtype), call.v.dtype)
+    return torch.bfloat16 if exact in (torch.bfloat16, torch.float16) else exact
+
+
+def plan_call(
+    q: Tensor,
+    key: Tensor,
+    v: Tensor,
+    gate: Tensor,
+    cu_seqlens: Tensor | None,
+    scale: float,
+    kind: str,
+    activation: str,
+    direction: str,
+    schedule: Schedule | None = None,
+) -> Call:
+    """The call with its schedule: the given one, or the table's."""
+    B, T, H, K = q.shape
+    sequences = B if cu_seqlens is None else cu_seqlens.numel() - 1
+    if schedule is None:
+        schedule = choose(T, sequences, H, K, v.shape[3], direction=direction, packed=cu_seqlens is not None)
+    q, key, v = (_with_even_rows(x) for x in (q, key, v))
+    return Call(q, key, v, gate.contiguous(), cu_seqlens, scale, kind, activation, direction, schedule)
+
+
+def _with_even_rows(x: Tensor) -> Tensor:
+    """x [B,T,H,.] itself where token after token lies at one stride, as a slice of a wider projection does."""
+    row = x.stride(1)
+    even = x.stride(3) == 1 and x.stride(2) == x.shape[3] and (x.shape[0] == 1 or x.stride(0) == x.shape[1] * row)
+    return x if even else x.contiguous()

@@ -1,0 +1,110 @@
+"""States between parts of a sequence, so that what happens within the parts can happen at the same time.
+
+    S  <- total S + sum_j (suf_j k_j) v_j^T        walking ahead: what every part starts from
+    dS <- total dS + sum_i (pre_i q_i) dy_i^T      the adjoint, walking back: the gradient that every part ends with
+
+Entries of a state don't meet here, so that a program owns a block of them, for all of a sequence.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .triton_chunk import (
+    activate,
+    chunk_rows,
+    first_slot,
+    keys_and_gates,
+    load_gamma,
+    load_state,
+    load_tile,
+    matmul,
+    sequence_bounds,
+    state_at,
+    store_state,
+    sum_rows,
+    two_parts,
+    within,
+)
+
+
+@triton.jit
+def states_kernel(
+    q,
+    key,
+    v,
+    gate,
+    outer_states,
+    part_states,
+    last_states,
+    cu_seqlens,
+    T,
+    sequences,
+    part_slots,
+    part_size,
+    q_stride,
+    key_stride,
+    v_stride,
+    scale,
+    H: tl.constexpr,
+    K: tl.constexpr,
+    V: tl.constexpr,
+    BK: tl.constexpr,
+    BV: tl.constexpr,
+    C: tl.constexpr,
+    GATE: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    FIRST_WAY: tl.constexpr,
+    ADJOINT: tl.constexpr,
+    FAST_LOG2: tl.constexpr,
+    OPERAND: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """Grid (ways * sequences, H, blocks of K * blocks of V). `part_states` [ways,slots,H,K,V] takes the
+    state that each part of `part_size` tokens is entered with; `outer_states` [ways,sequences,H,K,V] or None is
+    what the walk begins with, `last_states` or None takes what it ends with. For the adjoint v is dy."""
+    directed, head, block = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    sequence, axis = directed % sequences, directed // sequences
+    way = FIRST_WAY + axis
+    from_the_end = (way == 1) != ADJOINT
+    V_BLOCKS: tl.constexpr = (V + BV - 1) // BV
+    t, s = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
+    k_row = block // V_BLOCKS * BK + tl.arange(0, BK)[:, None]
+    k_column = block // V_BLOCKS * BK + tl.arange(0, BK)[None, :]
+    v_column = block % V_BLOCKS * BV + tl.arange(0, BV)[None, :]
+    row0, total = sequence_bounds(cu_seqlens, sequence, T)
+    q, key, v = q + head * K, key + head * K, v + head * V
+    gamma = load_gamma(gate, head, k_column, K, GATE, ACC)
+    GATE_STRIDE: tl.constexpr = H if GATE == "head" else H * K
+    if GATE != "logits":
+        gate += head * (GATE_STRIDE // H)
+
+    parts = tl.maximum(tl.cdiv(total, part_size), 1)
+    first = first_slot(cu_seqlens, sequence, T, part_size)
+    outer = state_at(outer_states, axis, sequences, sequence, head, H, K, V)
+    state = load_state(outer, k_row, v_column, K, V, BK, BV, ACC)
+    for n in range(parts):
+        part = tl.where(from_the_end, parts - 1 - n, n)
+        length = tl.minimum(total - part * part_size, part_size)
+        here = state_at(part_states, axis, part_slots, first + part, head, H, K, V)
+        store_state(here, state, k_row, v_column, K, V, BK, BV)
+        chunks = tl.cdiv(length, C)
+        for m in range(chunks):
+            chunk = tl.where(from_the_end, chunks - 1 - m, m)
+            base = row0 + part * part_size + chunk * C
+            row, inside = chunk_rows(length, chunk, t, way, C)
+            k_here = within(inside, k_column, K, BK)
+            key_tile = load_tile(key, base, row, key_stride, k_column, k_here, ACC)
+            k, g = keys_and_gates(key_tile, gate, gamma, base, row, k_column, k_here, GATE, GATE_STRIDE, FAST_LOG2, ACC)
+            high, low = two_parts(g, OPERAND)
+            if ADJOINT:
+                tile = scale * activate(load_tile(q, base, row, q_stride, k_column, k_here, ACC), ACTIVATION)
+                tile *= tl.exp2(sum_rows(t >= s, high, low, ACC))
+            else:
+                tile = k * tl.exp2(sum_rows(t < s, high, low, ACC))
+            v_tile = load_tile(v, base, row, v_stride, v_column, within(inside, v_column, V, BV), ACC)
+            state = tl.exp2(tl.sum(g, 0))[:, None] * state + matmul(tl.trans(tile), v_tile, OPERAND, ACC)
+    if last_states is not None:
+        last = state_at(last_states, axis, sequences, sequence, head, H, K, V)
+        store_state(last, state, k_row, v_column, K, V, BK, BV)

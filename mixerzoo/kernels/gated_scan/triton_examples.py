@@ -1,0 +1,50 @@
+"""Launches of the gated scan that stand for all: every number, tile, direction and dtype, with and without a state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+import torch
+
+from ..launch import Launch
+from .triton_op import _backward_outputs, _forward_outputs, plan_backward, plan_forward
+
+MANY, FEW, ODD = (8, 2048, 2048), (1, 8192, 1024), (1, 300, 77)
+DIRECTIONS = ("causal", "reverse", "both")
+
+
+def examples() -> Iterator[tuple[str, list[Launch]]]:
+    """(what it is, its launches forward and backward), tensors on `meta`."""
+    for shape, direction in product((MANY, FEW), DIRECTIONS):
+        yield _example(shape, direction, torch.bfloat16, "real")
+        for theta in ("theta [D]", "theta [B,T,D]"):
+            yield _example(shape, direction, torch.float32, theta)
+    for dtype in (torch.float16, torch.float32):
+        yield _example(MANY, "causal", dtype, "real")
+    for theta in ("real", "theta [D]"):
+        yield _example(FEW, "both", torch.float32, theta, packed=True)
+        yield _example(ODD, "causal", torch.float32, theta, packed=True)
+
+
+def _example(
+    shape: tuple[int, int, int], direction: str, dtype: torch.dtype, theta: str, *, packed: bool = False
+) -> tuple[str, list[Launch]]:
+    """A packed row comes with states."""
+    B, T, D = shape
+
+    def tensor(*size: int, dtype: torch.dtype = dtype) -> torch.Tensor:
+        return torch.empty(size, dtype=dtype, device="meta")
+
+    x_dtype = dtype if theta == "real" else dtype.to_complex()
+    x, log_f, dh = tensor(B, T, D, dtype=x_dtype), tensor(B, T, D), tensor(B, T, D, dtype=x_dtype)
+    angles = {"real": None, "theta [D]": tensor(D), "theta [B,T,D]": tensor(B, T, D)}[theta]
+    cu_seqlens = tensor(9, dtype=torch.int32) if packed else None
+    h, final_state, carries = _forward_outputs(x, log_f, angles, None, cu_seqlens, direction)
+    state = torch.empty_like(final_state) if packed else None
+    forward = plan_forward(x, log_f, angles, state, cu_seqlens, direction, h, final_state, carries)
+    gradients = _backward_outputs(x, log_f, angles, carries, cu_seqlens, direction)
+    backward = plan_backward(dh, state, x, log_f, angles, carries, cu_seqlens, direction, *gradients)
+    name = str(x_dtype).removeprefix("torch.")
+    sizes = f"B={B} T={T} D={D}"
+    return f"gated_scan {name} {theta} {direction} {sizes}{' packed' * packed}", forward + backward

@@ -1,0 +1,253 @@
+"""The gated scan's launches in Triton, and the custom ops that torch sees: opaque to a compiler, differentiable."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from ..launch import Launch
+from .triton_scan import scan_backward, scan_forward
+
+SHORTEST_BLOCK = 64
+
+
+class Tile(NamedTuple):
+    """What a program holds at a time: channels x (segments x steps) tokens, the same forward and backward."""
+
+    channels: int
+    segments: int
+    steps: int
+    warps: tuple[int, int]  # forward, backward
+    stages: tuple[int, int]  # blocks that are loaded at a time
+
+
+TILES = {
+    ("real", "many"): Tile(32, 8, 8, warps=(4, 4), stages=(2, 2)),
+    ("real", "few"): Tile(8, 64, 8, warps=(4, 8), stages=(2, 1)),
+    ("real", "both"): Tile(32, 8, 8, warps=(4, 8), stages=(1, 1)),
+    ("complex", "many"): Tile(16, 16, 4, warps=(8, 8), stages=(1, 1)),
+    ("complex", "few"): Tile(8, 32, 4, warps=(8, 8), stages=(1, 1)),
+    ("complex", "both"): Tile(8, 32, 4, warps=(8, 8), stages=(1, 1)),
+}
+
+
+def choose_tile(x: Tensor, sequences: int, direction: str) -> Tile:
+    """Many channels: wide rows, short blocks, as other programs hide what one waits for. Few, in long sequences: the
+    walk from block to block is all there is, so that more programs, narrower ones, move more at every step.
+
+    Both directions at once hold twice as much, in less of it. All of them were chosen to leave no register to memory
+    on sm_80, sm_90 and gfx942.
+    """
+    number = "complex" if x.is_complex() else "real"
+    _, T, D = x.shape
+    few = sequences * D < 8192 and T > 256
+    tile = TILES[number, "both" if direction == "both" else "few" if few else "many"]
+    return tile._replace(channels=min(tile.channels, 1 << (D - 1).bit_length()))
+
+
+def scan(
+    x: Tensor,
+    log_f: Tensor,
+    theta: Tensor | None,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    direction: str,
+) -> tuple[Tensor, Tensor]:
+    """h and the final state of validated inputs: see `gated_scan`."""
+    if initial_state is not None and x.is_complex():
+        initial_state = initial_state.to(initial_state.dtype.to_complex())
+    h, final_state, _ = forward(x, log_f, theta, initial_state, cu_seqlens, direction)
+    return h, final_state
+
+
+@torch.library.custom_op("mixerzoo::gated_scan", mutates_args=())
+def forward(
+    x: Tensor,
+    log_f: Tensor,
+    theta: Tensor | None,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    direction: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """h, the final state, and the states carried from block to block, for the backward pass."""
+    outputs = new_outputs(x, log_f, theta, initial_state, cu_seqlens, direction)
+    for launch in plan_forward(x, log_f, theta, initial_state, cu_seqlens, direction, *outputs):
+        launch.run()
+    return outputs
+
+
+@torch.library.custom_op("mixerzoo::gated_scan_backward", mutates_args=())
+def backward(
+    dh: Tensor | None,
+    dfinal_state: Tensor | None,
+    x: Tensor,
+    log_f: Tensor,
+    theta: Tensor | None,
+    carries: Tensor,
+    cu_seqlens: Tensor | None,
+    direction: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, log_f, theta (empty without one) and the initial state. No dh or dfinal_state: it is zero."""
+    outputs = new_gradients(x, log_f, theta, carries, cu_seqlens, direction)
+    dx, dlog_f, dtheta, dinitial_state, _ = outputs
+    for launch in plan_backward(dh, dfinal_state, x, log_f, theta, carries, cu_seqlens, direction, *outputs):
+        launch.run()
+    if theta is not None and theta.ndim == 1:
+        dtheta = dtheta.sum(0).to(theta.dtype)
+    return dx, dlog_f, dtheta, dinitial_state
+
+
+def plan_forward(
+    x: Tensor,
+    log_f: Tensor,
+    theta: Tensor | None,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    direction: str,
+    h: Tensor,
+    final_state: Tensor,
+    carries: Tensor,
+) -> list[Launch]:
+    tensors = {"x": x, "log_f": log_f, "theta": theta, "initial_state": initial_state, "cu_seqlens": cu_seqlens}
+    tensors |= {"h": h, "final_state": final_state, "carries": carries}
+    return [_launch(0, tensors, x, theta, carries, cu_seqlens, direction)]
+
+
+def plan_backward(
+    dh: Tensor | None,
+    dfinal_state: Tensor | None,
+    x: Tensor,
+    log_f: Tensor,
+    theta: Tensor | None,
+    carries: Tensor,
+    cu_seqlens: Tensor | None,
+    direction: str,
+    dx: Tensor,
+    dlog_f: Tensor,
+    dtheta: Tensor,
+    dinitial_state: Tensor,
+    dcarries: Tensor,
+) -> list[Launch]:
+    tensors = {"dh": dh, "dfinal_state": dfinal_state, "x": x, "log_f": log_f, "theta": theta, "carries": carries}
+    tensors |= {"cu_seqlens": cu_seqlens, "dx": dx, "dlog_f": dlog_f, "dtheta": dtheta}
+    tensors |= {"dinitial_state": dinitial_state, "dcarries": dcarries}
+    return [_launch(1, tensors, x, theta, carries, cu_seqlens, direction)]
+
+
+def _launch(
+    adjoint: int,
+    tensors: dict[str, Tensor | None],
+    x: Tensor,
+    theta: Tensor | None,
+    carries: Tensor,
+    cu_seqlens: Tensor | None,
+    direction: str,
+) -> Launch:
+    _, T, D = x.shape
+    sequences, slots = _sequences(x, cu_seqlens), carries.shape[1]
+    tile = choose_tile(x, sequences, direction)
+    return Launch(
+        kernel=scan_backward if adjoint else scan_forward,
+        grid=(sequences * -(-D // tile.channels),),
+        arguments={name: None if tensor is None else _in_memory(tensor) for name, tensor in tensors.items()}
+        | {"sequences": sequences, "T": T, "D": D, "slots": slots},
+        constants={
+            "COMPLEX": theta is not None,
+            "THETA_IN_TIME": theta is not None and theta.ndim == 3,
+            "REVERSE": direction == "reverse",
+            "BOTH": direction == "both",
+            "CHANNELS": tile.channels,
+            "SEGMENTS": tile.segments,
+            "STEPS": tile.steps,
+            "STAGES": tile.stages[adjoint],
+            "ACC": tl.float64 if carries.dtype in (torch.float64, torch.complex128) else tl.float32,
+        },
+        num_warps=tile.warps[adjoint],
+    )
+
+
+def _in_memory(tensor: Tensor) -> Tensor:
+    """As the kernels read it: contiguous, nothing left to conjugate or negate, complex numbers as pairs."""
+    tensor = tensor.resolve_conj().resolve_neg().contiguous()
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def _sequences(x: Tensor, cu_seqlens: Tensor | None) -> int:
+    return x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+
+
+@forward.register_fake
+def new_outputs(
+    x: Tensor,
+    log_f: Tensor,
+    theta: Tensor | None,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+    direction: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    B, T, D = x.shape
+    sequences, directions = _sequences(x, cu_seqlens), 2 if direction == "both" else 1
+    # Room for the carries of every tile: a sequence has at most as many blocks as its tokens fill, and one more.
+    slots = B * T // SHORTEST_BLOCK + sequences
+    precision = _precision(x, log_f, theta, initial_state)
+    return (
+        x.new_empty(B, T, D),
+        x.new_empty((2, sequences, D) if directions == 2 else (sequences, D), dtype=precision),
+        x.new_empty(directions, slots, D, dtype=precision),
+    )
+
+
+def new_gradients(
+    x: Tensor, log_f: Tensor, theta: Tensor | None, carries: Tensor, cu_seqlens: Tensor | None, direction: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The last two: dtheta of every sequence, whose sum is asked for when theta is [D]; what the adjoint carries."""
+    D, sequences = x.shape[2], _sequences(x, cu_seqlens)
+    if theta is None:
+        dtheta = log_f.new_empty(0)
+    elif theta.ndim == 3:
+        dtheta = theta.new_empty(theta.shape)
+    else:
+        dtheta = carries.new_empty(sequences, D, dtype=carries.dtype.to_real())
+    both = direction == "both"
+    return (
+        x.new_empty(x.shape),
+        log_f.new_empty(log_f.shape),
+        dtheta,
+        carries.new_empty((2, sequences, D) if both else (sequences, D)),
+        carries.new_empty(carries.shape[1:] if both else 0),
+    )
+
+
+def _precision(*tensors: Tensor | None) -> torch.dtype:
+    """fp32 or fp64 of whatever is given, complex if any is: the dtype of the state."""
+    dtype = torch.float32
+    for tensor in tensors:
+        if tensor is not None:
+            dtype = torch.promote_types(dtype, tensor.dtype)
+    return dtype
+
+
+@backward.register_fake
+def _(dh, dfinal_state, x, log_f, theta, carries, cu_seqlens, direction):
+    dx, dlog_f, dtheta, dinitial_state, _ = new_gradients(x, log_f, theta, carries, cu_seqlens, direction)
+    return dx, dlog_f, dtheta if theta is None else theta.new_empty(theta.shape), dinitial_state
+
+
+def _keep(ctx, inputs, output) -> None:
+    x, log_f, theta, initial_state, cu_seqlens, ctx.direction = inputs
+    ctx.save_for_backward(x, log_f, theta, output[2], cu_seqlens)
+    ctx.initial_dtype = None if initial_state is None else initial_state.dtype
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx, dh, dfinal_state, _):
+    x, log_f, theta, carries, cu_seqlens = ctx.saved_tensors
+    dx, dlog_f, dtheta, dstate = backward(dh, dfinal_state, x, log_f, theta, carries, cu_seqlens, ctx.direction)
+    dstate = None if ctx.initial_dtype is None else dstate.to(ctx.initial_dtype)
+    return dx, dlog_f, None if theta is None else dtheta, dstate, None, None
+
+
+forward.register_autograd(_differentiate, setup_context=_keep)

@@ -1,0 +1,299 @@
+"""What `mixerzoo check kernels` says is so: of kernels made for the purpose, whose spills and bytes are known."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mixerzoo.kernels import check_table
+from mixerzoo.kernels.check_bytes import Moved, Traffic
+from mixerzoo.kernels.check_compile import SHARED_LIMITS, TARGETS, Compiled
+from mixerzoo.kernels.check_table import Checked, Counted
+
+from .test_cli import mixerzoo
+
+ROOT = Path(__file__).parents[1]
+KERNELS = '''
+import torch
+import triton
+import triton.language as tl
+from mixerzoo.kernels.launch import Launch
+
+@triton.jit
+def copy(x, y, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(y + i, tl.load(x + i, mask=i < n), mask=i < n)
+
+@triton.jit
+def optional(x, y, scale, n, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    if y is not None:
+        tl.store(x + i, tl.load(y + i, mask=i < n) * scale, mask=i < n)
+    else:
+        tl.store(x + i, tl.load(x + i, mask=i < n) * scale, mask=i < n)
+
+@triton.jit
+def hold(x, y, BLOCK: tl.constexpr):
+    """BLOCK numbers of x and of y at once, by 32 threads."""
+    i = tl.arange(0, BLOCK)
+    a, b = tl.load(x + i), tl.load(y + i)
+    total = tl.sum(a * b, 0)
+    tl.store(y + i, (a + total) * (b - total))
+
+@triton.jit
+def transpose(x, y, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    at = i[:, None] * BLOCK + i[None, :]
+    tl.store(y + at, tl.trans(tl.load(x + at)))
+
+@triton.jit
+def neighbours(x, y, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(y + i, tl.load(x + i, mask=i < n) + tl.load(x + i + 1, mask=i + 1 < n, other=0), mask=i < n)
+
+@triton.jit
+def through_memory(x, y, n, BLOCK: tl.constexpr):
+    """y is stored, and loaded again."""
+    i = tl.arange(0, BLOCK)
+    tl.store(y + i, tl.load(x + i, mask=i < n), mask=i < n)
+    tl.store(y + i, 2 * tl.load(y + i, mask=i < n), mask=i < n)
+
+@triton.jit
+def add_to(x, y, n, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tl.store(y + i, tl.load(y + i, mask=i < n) + tl.load(x + i, mask=i < n), mask=i < n)
+
+@triton.jit
+def out_of_bounds(x, y, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tl.store(y + i, tl.load(x + i))
+'''
+COMPILE = """
+import json, sys
+from dataclasses import asdict
+from kernels import *
+from mixerzoo.kernels.check_compile import TARGETS, compile_launch
+
+def on_meta(*shape, dtype=torch.float32):
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+x = on_meta(256, 256)
+launches = {
+    "copy": Launch(copy, (8,), {"x": x, "y": on_meta(999, dtype=torch.bfloat16), "n": 999}, {"BLOCK": 128}, 2),
+    "one": Launch(copy, (8,), {"x": x, "y": x, "n": 1}, {"BLOCK": 128}),
+    "long": Launch(copy, (8,), {"x": x, "y": x, "n": 2**40}, {"BLOCK": 128}),
+    "absent": Launch(optional, (8,), {"x": x, "y": None, "scale": 0.5, "n": 64}, {"BLOCK": 128}),
+    "spills": Launch(hold, (1,), {"x": x, "y": x}, {"BLOCK": 2**14}, 1),
+    "exceeds": Launch(transpose, (1,), {"x": x, "y": x}, {"BLOCK": 256}, 8),
+}
+results = {name: {t: compile_launch(launch, t) for t in TARGETS} for name, launch in launches.items()}
+print(json.dumps({name: {t: asdict(c) | {"fits": c.fits} for t, c in of.items()} for name, of in results.items()}))
+"""
+COUNT = """
+import importlib.util
+import json
+from dataclasses import asdict
+from kernels import *
+from mixerzoo.kernels.check_bytes import count_traffic, measure
+
+x, y, half = torch.ones(1000), torch.empty(1000), torch.ones(1000, dtype=torch.bfloat16)
+
+def count(run):
+    with count_traffic() as traffic:
+        run()
+    return [asdict(t) for t in traffic]
+
+def launch(kernel, *tensors, block=1024, **arguments):
+    programs = -(-1000 // block)
+    run = Launch(kernel, (programs,), dict(zip("xy", tensors)) | {"n": 1000} | arguments, {"BLOCK": block}).run
+    return count(run)
+
+def reach_outside():
+    try:
+        count(Launch(out_of_bounds, (1,), {"x": x, "y": torch.empty(1024)}, {"BLOCK": 1024}).run)
+    except Exception as error:
+        return str(error)
+
+class Double(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        y = torch.empty_like(x)
+        Launch(add_to, (1,), {"x": x, "y": y, "n": x.numel()}, {"BLOCK": 1024}).run()
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        return 2 * dy
+
+@torch.library.custom_op("test_check::doubled", mutates_args=())
+def doubled(x: torch.Tensor) -> torch.Tensor:
+    y = torch.zeros_like(x)
+    Launch(add_to, (1,), {"x": x, "y": y, "n": 1000}, {"BLOCK": 1024}).run()
+    return 2 * y
+
+moved = measure(Double.apply, [torch.ones(1, 100, 10, requires_grad=True)], 100)
+print(json.dumps({
+    "copy": launch(copy, x, y, block=128),
+    "widen": launch(copy, half, y, block=128),
+    "in place": launch(copy, y, y),
+    "overlapping views": launch(copy, x[:-1], x[1:], n=999),
+    "neighbours": launch(neighbours, x, y, block=128),
+    "through memory": launch(through_memory, x, y),
+    "add to": launch(add_to, x, y),
+    "outside": reach_outside(),
+    "torch": count(lambda: (x.expand(3, 1000) + 1, x.view(10, 100).t(), x.zero_(), x.mul_(2), x.to(torch.bfloat16))),
+    "custom op": count(lambda: doubled(x)),
+    "measured": [moved.forward_bytes, moved.backward_bytes, moved.compulsory, moved.launches],
+}))
+"""
+
+
+def run(code: str, folder: Path, **environment: str) -> Any:
+    """What a fresh process prints, which imports Triton without or with its interpreter."""
+    (folder / "kernels.py").write_text(KERNELS)
+    (folder / "script.py").write_text(code)
+    inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    own = {"PYTHONPATH": str(ROOT), "TRITON_CACHE_DIR": str(folder / "cache"), **environment}
+    command = [sys.executable, "-W", "ignore", "script.py"]
+    done = subprocess.run(command, env=inherited | own, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    return run(COMPILE, tmp_path_factory.mktemp("compile"))
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return run(COUNT, tmp_path_factory.mktemp("count"), TRITON_INTERPRET="1")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("launch", ["copy", "one", "long", "absent"])
+def test_a_small_kernel_fits_every_chip(compiled, launch, target):
+    took = compiled[launch][target]
+    assert took["fits"] and took["spilled"] == 0 and took["shared"] == 0
+    assert 0 < took["registers"] < 64 and took["target"] == target
+    assert took["num_warps"] == (2 if launch == "copy" else 4)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_what_registers_cannot_hold_is_reported_as_spilled(compiled, target):
+    """A thread has 512 numbers of each of two tensors, and 255 registers; 512 on gfx942."""
+    took = compiled["spills"][target]
+    assert took["spilled"] >= 4 * 100 and not took["fits"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_too_much_shared_memory_is_reported(compiled, target):
+    """All of a tile of 256 x 256 goes through shared memory."""
+    took = compiled["exceeds"][target]
+    assert took["shared"] == 256 * 256 * 4 > SHARED_LIMITS[target]
+    assert took["spilled"] == 0 and not took["fits"]
+
+
+def test_nothing_compiles_in_the_interpreter(capsys, monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    code, _, err = mixerzoo(capsys, monkeypatch, "check", "kernels")
+    assert code == 2 and "remedy: unset TRITON_INTERPRET" in err
+
+
+def test_an_unknown_target_is_named(capsys, monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    code, _, err = mixerzoo(capsys, monkeypatch, "check", "kernels", "--target", "sm_12")
+    assert code == 2 and "unknown target 'sm_12'; known: sm_80, sm_90, gfx942" in err
+
+
+@pytest.mark.parametrize(
+    ("result", "code", "says"),
+    [
+        (Compiled("walk", "sm_90", 4, 128, 0, 2048), 0, "all 1 fit"),
+        (Compiled("walk", "sm_90", 4, 255, 8, 2048), 1, "1 of 1 spill"),
+        (Compiled("walk", "gfx942", 4, 128, 0, 65537), 1, "1 of 1 spill"),
+        ("CompilationError: no such thing", 1, "doesn't compile"),
+    ],
+    ids=["fits", "spills", "exceeds", "doesn't compile"],
+)
+def test_the_command_fails_unless_every_kernel_fits(capsys, monkeypatch, result, code, says):
+    row = Checked("hgrn2 bf16", "sm_90", "walk", result)
+    moved = Moved([Traffic("walk", "triton", 600, 400, 2000)], [Traffic("sum", "torch", 100, 0, 100)], 10, 50)
+    monkeypatch.setattr(check_table, "compile_all", lambda *arguments: [row])
+    monkeypatch.setattr(check_table, "count_all", lambda *arguments: [Counted("hgrn2", "bf16", moved)])
+    done, out, err = mixerzoo(capsys, monkeypatch, "check", "kernels")
+    assert done == code and says in out
+    assert ("no such thing" in err) == isinstance(result, str)
+    assert "1 + 0, 0 + 1" in out and "2.20" in out
+
+
+def traffic(rows: list[dict[str, Any]]) -> list[tuple[str, int, int]]:
+    return [(row["name"], row["loaded"], row["stored"]) for row in rows]
+
+
+def test_a_copy_moves_twice_its_size(counted):
+    assert traffic(counted["copy"]) == [("copy", 4000, 4000)]
+    assert traffic(counted["widen"]) == [("copy", 2000, 4000)]
+    assert traffic(counted["in place"]) == [("copy", 4000, 4000)]
+    assert traffic(counted["overlapping views"]) == [("copy", 3996, 3996)]
+    assert counted["copy"][0]["requested"] == 8000
+
+
+def test_what_is_loaded_twice_counts_once(counted):
+    assert traffic(counted["neighbours"]) == [("neighbours", 4000, 4000)]
+    assert counted["neighbours"][0]["requested"] == 4000 + 3996 + 4000
+
+
+def test_what_a_launch_loads_of_its_own_stores_counts_as_stored(counted):
+    assert traffic(counted["through memory"]) == [("through_memory", 4000, 4000)]
+    assert traffic(counted["add to"]) == [("add_to", 8000, 4000)]
+
+
+def test_a_load_outside_of_every_tensor_is_an_error(counted):
+    assert "out_of_bounds reaches outside its tensors" in counted["outside"]
+
+
+def test_torch_operations_count_and_views_do_not(counted):
+    assert traffic(counted["torch"]) == [
+        ("add", 4000, 12000),
+        ("zero_", 0, 4000),
+        ("mul_", 4000, 4000),
+        ("_to_copy", 4000, 2000),
+    ]
+
+
+def test_a_custom_op_counts_as_what_it_does(counted):
+    assert traffic(counted["custom op"]) == [("zeros_like", 0, 4000), ("add_to", 8000, 4000), ("mul", 4000, 4000)]
+
+
+def test_both_passes_are_measured(counted):
+    """A hundred tokens of 10 numbers: 40 bytes each."""
+    forward, backward, compulsory, launches = counted["measured"]
+    assert (forward, backward, compulsory) == (120, 80, 40 * 5)
+    assert launches == "1 + 0, 0 + 1"
+
+
+def test_the_benchmark_counts_ours_and_its_peer_alike(tmp_path):
+    """And what it counts of the peer is known: no more nor fewer launches than on a GPU."""
+    out = tmp_path / "bytes.json"
+    command = [sys.executable, str(ROOT / "benchmarks" / "bytes.py"), "--smoke", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(out.read_text())
+    assert record["smoke"] is True and record["claims"] == [] and record["provenance"]["git"]
+    rows = {(row["op"], row["who"]): row for row in record["rows"]}
+    ops, installed = {"hgrn2", "gated_linear_attention"}, importlib.util.find_spec("fla") is not None
+    assert set(rows) == {(op, who) for op in ops for who in ("mixerzoo", "flash-linear-attention")}
+    for op in ops:
+        ours, theirs = rows[op, "mixerzoo"], rows[op, "flash-linear-attention"]
+        assert ours["bytes"] == ours["forward"] + ours["backward"] >= ours["compulsory"]
+        assert (theirs["bytes"] is not None) == installed
+    if installed:
+        assert rows["gated_linear_attention", "flash-linear-attention"]["launches"] == "5 + 1, 7 + 3"
