@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..dispatch import Backend, Run, resolve
+from ..flash_linear_attention import run_gated_linear_attention, why_not_attention
 from ..launch import why_not_triton
 from ..recurrence import Form, run_recurrence
 from ..validation import check_direction, check_shape, number_of_sequences, state_shape
@@ -59,6 +60,7 @@ BACKENDS = (
     Backend("triton", _on_triton, why_not_wide, lambda q, k, v: q.is_cuda),
     Backend("torch", _in_full_precision(chunked)),
     Backend("reference", _in_full_precision(reference)),
+    Backend("fla", run_gated_linear_attention, why_not_attention, lambda q, k, v: False),
 )
 
 

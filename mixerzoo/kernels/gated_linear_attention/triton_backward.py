@@ -1,5 +1,5 @@
-"""The backward kernel: a program has a block of 64 tokens and a head, the state S that enters the block and the gradient
-dS that leaves it. `triton_forward` has stored the one and `triton_states` the other.
+"""The backward kernel: a program has a block of 64 tokens and a head, the state S that enters the block and the
+gradient dS that leaves it. `triton_forward` has stored the one and `triton_states` the other.
 
     dA_ij = dy_i . v_j
     dq_i  = pre_i (S dy_i) + sum_{j<=i} dA_ij P_ij k_j         P_ij = f_{j+1} ... f_i
@@ -61,14 +61,6 @@ def sum_blocks(chosen, x):
 
 
 @triton.jit
-def diagonal_blocks(x, BLOCKS: tl.constexpr):
-    """The [B,16,16] on the diagonal of x [16 B, 16 B]."""
-    b = tl.arange(0, BLOCKS)
-    same = b[:, None, None, None] == b[None, None, :, None]
-    return tl.sum(tl.where(same, tl.reshape(x, (BLOCKS, 16, BLOCKS, 16)), 0.0), 2)
-
-
-@triton.jit
 def flat(x):
     return tl.reshape(x, (x.shape[0] * x.shape[1], x.shape[2]))
 
@@ -101,9 +93,6 @@ def backward_kernel(
     cu_seqlens,
     T,
     sequences,
-    q_stride,
-    key_stride,
-    v_stride,
     k_end,
     v_end,
     scale,
@@ -147,101 +136,126 @@ def backward_kernel(
     i, j = 0 * in_block + tl.arange(0, 16)[None, :, None], 0 * in_block + tl.arange(0, 16)[None, None, :]
     k_column, v_column = tl.arange(0, BK), tl.arange(0, BV)[None, :]
     for way in range(FIRST_WAY, LAST_WAY):
-        if SEVERAL:
-            tl.debug_barrier()  # gradients of other threads are read again
         state = state_at(block_states, way - FIRST_WAY, slots, slot, head, H, K, V)
         dstate = state_at(block_gradients, way - FIRST_WAY, slots, slot, head, H, K, V)
         row, inside = chunk_rows(length, 0, t, way, C)
         row16, inside16 = chunk_rows(length, 0, 16 * in_block + tl.arange(0, 16)[None, :, None], way, C)
 
-        da = tl.zeros((C, C), ACC)
-        for v0 in range(0, v_end, BV):
-            here = within(inside, v0 + v_column, V, BV)
-            dy_tile = load_tile(dy, base, row, H * V, v0 + v_column, here, ACC)
-            v_tile = load_tile(v, base, row, v_stride, v0 + v_column, here, ACC)
-            da += matmul(dy_tile, tl.trans(v_tile), OPERAND, ACC)
-        da = tl.where(t >= s, da, tl.trans(da))
-        da16 = diagonal_blocks(da, BLOCKS)
-        diagonal = tl.sum(tl.where(i == j, da16, 0.0), 2)[:, :, None]
-
         a, a16 = tl.zeros((C, C), ACC), tl.zeros((BLOCKS, 16, 16), ACC)
         dgate_head = tl.zeros((BLOCKS, 16, 1), ACC)
-        for k0 in range(0, k_end, BK):
-            column = k0 + k_column[None, None, :]
-            here = within(inside16, column, K, BK)
-            gamma = load_gamma(gate, head, column, K, GATE, ACC)
-            key_tile = load_tile(key, base, row16, key_stride, column, here, ACC)
-            q_tile = scale * activate(load_tile(q, base, row16, q_stride, column, here, ACC), ACTIVATION)
-            k, g = keys_and_gates(key_tile, gate, gamma, base, row16, column, here, GATE, GATE_STRIDE, FAST_LOG2, ACC)
-            high, low = two_parts(g, OPERAND)
-
-            # Through the states on both sides.
-            dq_flat, dk_flat, between = tl.zeros((C, BK), ACC), tl.zeros((C, BK), ACC), tl.zeros((BK,), ACC)
+        # In two parts, the second of which adds to what the first stored: together they need too many registers.
+        for part in tl.static_range(2):
+            if SEVERAL or part == 1:
+                tl.debug_barrier()
+            if part == 0:
+                da = tl.zeros((BLOCKS, 16, 16), ACC)
+            else:
+                da = tl.zeros((C, C), ACC)
             for v0 in range(0, v_end, BV):
                 v_here = within(inside, v0 + v_column, V, BV)
-                s_tile = load_state(state, k0 + k_column[:, None], v0 + v_column, K, V, BK, BV, ACC)
-                ds_tile = load_state(dstate, k0 + k_column[:, None], v0 + v_column, K, V, BK, BV, ACC)
-                between += tl.sum(s_tile * ds_tile, 1)
                 dy_tile = load_tile(dy, base, row, H * V, v0 + v_column, v_here, ACC)
-                dq_flat += matmul(dy_tile, tl.trans(s_tile), OPERAND, ACC)
-                v_tile = load_tile(v, base, row, v_stride, v0 + v_column, v_here, ACC)
-                dk_flat += matmul(v_tile, tl.trans(ds_tile), OPERAND, ACC)
-            dlog_f = (tl.exp2(tl.sum(tl.sum(g, 1), 0)) * between)[None, None, :]
-            dq_tile = span(j <= i, c < b, g, high, low, ACC) * tl.reshape(dq_flat, (BLOCKS, 16, BK))
-            dlog_f += spread(i <= j, b < c, q_tile * dq_tile, OPERAND, ACC)
-            dk_tile = span(j > i, c > b, g, high, low, ACC) * tl.reshape(dk_flat, (BLOCKS, 16, BK))
-            dlog_f += spread(i > j, b > c, k * dk_tile, OPERAND, ACC)
-
-            # Between tokens of different sub-blocks.
-            for level in tl.static_range(LEVELS):
-                odd = odd_half(in_block, 2**level)
-                w = span((j <= i) == odd, other_blocks(b, c, 2**level), g, high, low, ACC)
-                x = tl.where(odd, q_tile, k) * w
-                x_flat = flat(x).to(OPERAND)
-                a += tl.where(pairs(t, s, 16 * 2**level), matmul(x_flat, tl.trans(x_flat), OPERAND, ACC), 0.0)
-                both_ways = pairs(t, s, 16 * 2**level) | pairs(s, t, 16 * 2**level)
-                dx = tl.reshape(matmul(tl.where(both_ways, da, 0.0), x_flat, OPERAND, ACC), (BLOCKS, 16, BK))
-                dlog_f += spread((i <= j) == odd, other_blocks(c, b, 2**level), x * dx, OPERAND, ACC)
-                dq_tile += tl.where(odd, w * dx, 0.0)
-                dk_tile += tl.where(odd, 0.0, w * dx)
-
-            # Within sub-blocks.
-            dq_tile += diagonal * k
-            dk_tile += diagonal * q_tile
-            a16 += tl.where(i == j, tl.sum(q_tile * k, 2)[:, :, None], 0.0)
-            for level in tl.static_range(4):
-                odd = odd_half(i, 2**level)
-                w = level_weights(i, j, g, high, low, 2**level, ACC)
-                x = tl.where(odd, q_tile, k) * w
-                a16 += tl.where(pairs(i, j, 2**level), matmul(x, tl.permute(x, (0, 2, 1)), OPERAND, ACC), 0.0)
-                both_ways = pairs(i, j, 2**level) | pairs(j, i, 2**level)
-                dx = matmul(tl.where(both_ways, da16, 0.0), x, OPERAND, ACC)
-                dlog_f += matmul(reach(j, i, 2**level), x * dx, OPERAND, ACC)
-                dq_tile += tl.where(odd, w * dx, 0.0)
-                dk_tile += tl.where(odd, 0.0, w * dx)
-
-            # Loaded again: what is computed from it would otherwise be kept in registers for all of the above.
-            q_tile = load_tile(q, base, row16, q_stride, column, here, ACC)
-            dq_tile = activation_gradient(q_tile, scale * dq_tile, ACTIVATION)
-            if GATE == "logits":
-                opened, closed = open_and_closed(load_tile(key, base, row16, key_stride, column, here, ACC))
-                through = tl.where(here, (dlog_f * tl.exp2(-g) - dk_tile) * closed, 0.0)
-                dk_tile = through * opened * (1.0 - gamma)
-                dgamma, known = tl.sum(tl.sum(through, 1), 0), k0 + k_column < K
-                if SEVERAL:
-                    dgamma += tl.load(dgate + k0 + k_column, mask=known & (0 * k_column + way > 0), other=0.0)
-                tl.store(dgate + k0 + k_column, dgamma, mask=known)
-            elif GATE == "channel":
-                if SEVERAL:
-                    dlog_f += load_tile(dgate, base, row16, GATE_STRIDE, column, here & (0 * row16 + way > 0), ACC)
-                store_tile(dgate, dlog_f, base, row16, GATE_STRIDE, column, here)
+                v_tile = load_tile(v, base, row, H * V, v0 + v_column, v_here, ACC)
+                if part == 0:
+                    dy_tile, v_tile = tl.reshape(dy_tile, (BLOCKS, 16, BV)), tl.reshape(v_tile, (BLOCKS, 16, BV))
+                    da += matmul(dy_tile, tl.permute(v_tile, (0, 2, 1)), OPERAND, ACC)
+                else:
+                    da += matmul(dy_tile, tl.trans(v_tile), OPERAND, ACC)
+            if part == 0:
+                diagonal = tl.sum(tl.where(i == j, da, 0.0), 2)[:, :, None]
+                da = tl.where(i > j, da, tl.permute(da, (0, 2, 1))).to(OPERAND)
             else:
-                dgate_head += tl.sum(tl.where(here, dlog_f, 0.0), 2)[:, :, None]
-            if SEVERAL:
-                dq_tile += load_tile(dq, base, row16, H * K, column, here & (0 * row16 + way > 0), ACC)
-                dk_tile += load_tile(dkey, base, row16, H * K, column, here & (0 * row16 + way > 0), ACC)
-            store_tile(dq, dq_tile, base, row16, H * K, column, here)
-            store_tile(dkey, dk_tile, base, row16, H * K, column, here)
+                da = tl.where(t > s, da, tl.trans(da)).to(OPERAND)
+            for k0 in range(0, k_end, BK):
+                column = k0 + k_column[None, None, :]
+                here = within(inside16, column, K, BK)
+                gamma = load_gamma(gate, head, column, K, GATE, ACC)
+                key_tile = load_tile(key, base, row16, H * K, column, here, ACC)
+                q_tile = scale * activate(load_tile(q, base, row16, H * K, column, here, ACC), ACTIVATION)
+                k, g = keys_and_gates(
+                    key_tile, gate, gamma, base, row16, column, here, GATE, GATE_STRIDE, FAST_LOG2, ACC
+                )
+                high, low = two_parts(g, OPERAND)
+
+                if part == 0:
+                    # Through the states on both sides.
+                    dq_flat, dk_flat, between = tl.zeros((C, BK), ACC), tl.zeros((C, BK), ACC), tl.zeros((BK, BV), ACC)
+                    for v0 in range(0, v_end, BV):
+                        v_here = within(inside, v0 + v_column, V, BV)
+                        s_tile = load_state(state, k0 + k_column[:, None], v0 + v_column, K, V, BK, BV, ACC)
+                        ds_tile = load_state(dstate, k0 + k_column[:, None], v0 + v_column, K, V, BK, BV, ACC)
+                        between += s_tile * ds_tile
+                        dy_tile = load_tile(dy, base, row, H * V, v0 + v_column, v_here, ACC)
+                        dq_flat += matmul(dy_tile, tl.trans(s_tile), OPERAND, ACC)
+                        v_tile = load_tile(v, base, row, H * V, v0 + v_column, v_here, ACC)
+                        dk_flat += matmul(v_tile, tl.trans(ds_tile), OPERAND, ACC)
+                    dlog_f = (tl.exp2(tl.sum(tl.sum(g, 1), 0)) * tl.sum(between, 1))[None, None, :]
+                    dq_tile = span(j <= i, c < b, g, high, low, ACC) * tl.reshape(dq_flat, (BLOCKS, 16, BK))
+                    dlog_f += spread(i <= j, b < c, q_tile * dq_tile, OPERAND, ACC)
+                    dk_tile = span(j > i, c > b, g, high, low, ACC) * tl.reshape(dk_flat, (BLOCKS, 16, BK))
+                    dlog_f += spread(i > j, b > c, k * dk_tile, OPERAND, ACC)
+
+                    # Within sub-blocks.
+                    dq_tile += diagonal * k
+                    dk_tile += diagonal * q_tile
+                    a16 += tl.where(i == j, tl.sum(q_tile * k, 2)[:, :, None], 0.0)
+                    for level in tl.static_range(4):
+                        odd = odd_half(i, 2**level)
+                        w = level_weights(i, j, g, high, low, 2**level, ACC)
+                        x = tl.where(odd, q_tile, k) * w
+                        a16 += tl.where(pairs(i, j, 2**level), matmul(x, tl.permute(x, (0, 2, 1)), OPERAND, ACC), 0.0)
+                        both_ways = pairs(i, j, 2**level) | pairs(j, i, 2**level)
+                        dx = matmul(tl.where(both_ways, da, 0.0), x, OPERAND, ACC)
+                        dlog_f += matmul(reach(j, i, 2**level), x * dx, OPERAND, ACC)
+                        dq_tile += tl.where(odd, w * dx, 0.0)
+                        dk_tile += tl.where(odd, 0.0, w * dx)
+
+                else:
+                    # Between tokens of different sub-blocks.
+                    dq_tile, dk_tile = tl.zeros((BLOCKS, 16, BK), ACC), tl.zeros((BLOCKS, 16, BK), ACC)
+                    dlog_f = tl.zeros((BLOCKS, 16, BK), ACC)
+                    for level in tl.static_range(LEVELS):
+                        odd = odd_half(in_block, 2**level)
+                        within_half = sum_rows((j <= i) == odd, high, low, ACC)
+                        if level > 0:
+                            within_half += sum_blocks(other_blocks(b, c, 2**level), g)
+                        w = tl.exp2(within_half)
+                        x = tl.where(odd, q_tile, k) * w
+                        x_flat = flat(x).to(OPERAND)
+                        a += tl.where(pairs(t, s, 16 * 2**level), matmul(x_flat, tl.trans(x_flat), OPERAND, ACC), 0.0)
+                        both_ways = pairs(t, s, 16 * 2**level) | pairs(s, t, 16 * 2**level)
+                        dx = tl.reshape(matmul(tl.where(both_ways, da, 0.0), x_flat, OPERAND, ACC), (BLOCKS, 16, BK))
+                        dlog_f += matmul((i <= j) == odd, x * dx, OPERAND, ACC)
+                        if level > 0:
+                            dlog_f += sum_blocks(other_blocks(c, b, 2**level), x * dx)
+                        dq_tile += tl.where(odd, w * dx, 0.0)
+                        dk_tile += tl.where(odd, 0.0, w * dx)
+
+                # Loaded again: what is computed from it would otherwise be kept in registers for all of the above.
+                q_tile = load_tile(q, base, row16, H * K, column, here, ACC)
+                dq_tile = activation_gradient(q_tile, scale * dq_tile, ACTIVATION)
+                if GATE == "logits":
+                    opened, closed = open_and_closed(load_tile(key, base, row16, H * K, column, here, ACC))
+                    through = tl.where(here, (dlog_f * tl.exp2(-g) - dk_tile) * closed, 0.0)
+                    dk_tile = through * opened * (1.0 - gamma)
+                    dgamma, known = tl.sum(tl.sum(through, 1), 0), k0 + k_column < K
+                    if SEVERAL or part == 1:
+                        dgamma += tl.load(
+                            dgate + k0 + k_column, mask=known & (0 * k_column + way + part > 0), other=0.0
+                        )
+                    tl.store(dgate + k0 + k_column, dgamma, mask=known)
+                elif GATE == "channel":
+                    if SEVERAL or part == 1:
+                        dlog_f += load_tile(
+                            dgate, base, row16, GATE_STRIDE, column, here & (0 * row16 + way + part > 0), ACC
+                        )
+                    store_tile(dgate, dlog_f, base, row16, GATE_STRIDE, column, here)
+                else:
+                    dgate_head += tl.sum(tl.where(here, dlog_f, 0.0), 2)[:, :, None]
+                if SEVERAL or part == 1:
+                    dq_tile += load_tile(dq, base, row16, H * K, column, here & (0 * row16 + way + part > 0), ACC)
+                    dk_tile += load_tile(dkey, base, row16, H * K, column, here & (0 * row16 + way + part > 0), ACC)
+                store_tile(dq, dq_tile, base, row16, H * K, column, here)
+                store_tile(dkey, dk_tile, base, row16, H * K, column, here)
         if GATE == "head":
             if SEVERAL:
                 dgate_head += load_tile(dgate, base, row16, H, 0 * in_block, inside16 & (0 * row16 + way > 0), ACC)
@@ -257,7 +271,7 @@ def backward_kernel(
                 column = k0 + k_column[None, None, :]
                 k_here = within(inside16, column, K, BK)
                 gamma = load_gamma(gate, head, column, K, GATE, ACC)
-                key_tile = load_tile(key, base, row16, key_stride, column, k_here, ACC)
+                key_tile = load_tile(key, base, row16, H * K, column, k_here, ACC)
                 k, g = keys_and_gates(
                     key_tile, gate, gamma, base, row16, column, k_here, GATE, GATE_STRIDE, FAST_LOG2, ACC
                 )

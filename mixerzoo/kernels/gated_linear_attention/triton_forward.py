@@ -51,10 +51,6 @@ def forward_kernel(
     segment_size,
     segment_slots,
     block_slots,
-    q_stride,
-    key_stride,
-    v_stride,
-    k_end,
     scale,
     H: tl.constexpr,
     K: tl.constexpr,
@@ -100,7 +96,7 @@ def forward_kernel(
     if (length > 0) | (segment == 0):
         for way in range(FIRST_WAY, LAST_WAY):
             axis = way - FIRST_WAY
-            for k0 in range(0, k_end, BK):
+            for k0 in range(0, K, BK):
                 if SEVERAL:
                     tl.debug_barrier()  # y of other threads is read again
                 k_index, k_across = k0 + tl.arange(0, BK)[:, None], k0 + tl.arange(0, BK)[None, :]
@@ -117,9 +113,9 @@ def forward_kernel(
                     base = row0 + begin + chunk * C
                     row, inside = chunk_rows(length, chunk, t, way, C)
                     here, v_here = within(inside, k_index, K, BK), within(inside, v_index, V, BV)
-                    q_tile = scale * activate(load_tile(q, base, row, q_stride, k_index, here, ACC), ACTIVATION)
-                    key_tile = load_tile(key, base, row, key_stride, k_index, here, ACC)
-                    v_tile = load_tile(v, base, row, v_stride, v_index, v_here, ACC).to(OPERAND)
+                    q_tile = scale * activate(load_tile(q, base, row, H * K, k_index, here, ACC), ACTIVATION)
+                    key_tile = load_tile(key, base, row, H * K, k_index, here, ACC)
+                    v_tile = load_tile(v, base, row, H * V, v_index, v_here, ACC).to(OPERAND)
                     k, g = keys_and_gates(
                         key_tile, gate, gamma, base, row, k_index, here, GATE, GATE_STRIDE, FAST_LOG2, ACC
                     )

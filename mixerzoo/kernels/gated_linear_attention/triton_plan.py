@@ -21,7 +21,7 @@ class Call:
     """What one call's forward and backward passes have in common.
 
     kind "logits": key are logits, gate is the lower bound [H,K]; "channel" | "head": key is k, gate is log f [B,T,H,K]
-    or [B,T,H,1]. q, key and v: [B,T,H,.] with rows at one stride.
+    or [B,T,H,1]. All contiguous.
     """
 
     q: Tensor
@@ -88,7 +88,6 @@ class Call:
             "segment_size": schedule.segment or self.q.shape[1],
             "segment_slots": segments,
             "block_slots": self.blocks,
-            "k_end": -(-self.q.shape[3] // schedule.block_k) * schedule.block_k,
         }
         constants = {
             "FIRST_WAY": self.ways[0],
@@ -169,9 +168,6 @@ class Call:
             "cu_seqlens": self.cu_seqlens,
             "T": self.q.shape[1],
             "sequences": self.sequences,
-            "q_stride": self.q.stride(1),
-            "key_stride": self.key.stride(1),
-            "v_stride": v.stride(1),
             "scale": float(self.scale),
         }
 
@@ -218,12 +214,5 @@ def plan_call(
     sequences = B if cu_seqlens is None else cu_seqlens.numel() - 1
     if schedule is None:
         schedule = choose(T, sequences, H, K, v.shape[3], direction=direction, packed=cu_seqlens is not None)
-    q, key, v = (_with_even_rows(x) for x in (q, key, v))
-    return Call(q, key, v, gate.contiguous(), cu_seqlens, scale, kind, activation, direction, schedule)
-
-
-def _with_even_rows(x: Tensor) -> Tensor:
-    """x [B,T,H,.] itself where token after token lies at one stride, as a slice of a wider projection does."""
-    row = x.stride(1)
-    even = x.stride(3) == 1 and x.stride(2) == x.shape[3] and (x.shape[0] == 1 or x.stride(0) == x.shape[1] * row)
-    return x if even else x.contiguous()
+    q, key, v, gate = (x.contiguous() for x in (q, key, v, gate))
+    return Call(q, key, v, gate, cu_seqlens, scale, kind, activation, direction, schedule)

@@ -43,9 +43,6 @@ def states_kernel(
     sequences,
     part_slots,
     part_size,
-    q_stride,
-    key_stride,
-    v_stride,
     scale,
     H: tl.constexpr,
     K: tl.constexpr,
@@ -95,15 +92,15 @@ def states_kernel(
             base = row0 + part * part_size + chunk * C
             row, inside = chunk_rows(length, chunk, t, way, C)
             k_here = within(inside, k_column, K, BK)
-            key_tile = load_tile(key, base, row, key_stride, k_column, k_here, ACC)
+            key_tile = load_tile(key, base, row, H * K, k_column, k_here, ACC)
             k, g = keys_and_gates(key_tile, gate, gamma, base, row, k_column, k_here, GATE, GATE_STRIDE, FAST_LOG2, ACC)
             high, low = two_parts(g, OPERAND)
             if ADJOINT:
-                tile = scale * activate(load_tile(q, base, row, q_stride, k_column, k_here, ACC), ACTIVATION)
+                tile = scale * activate(load_tile(q, base, row, H * K, k_column, k_here, ACC), ACTIVATION)
                 tile *= tl.exp2(sum_rows(t >= s, high, low, ACC))
             else:
                 tile = k * tl.exp2(sum_rows(t < s, high, low, ACC))
-            v_tile = load_tile(v, base, row, v_stride, v_column, within(inside, v_column, V, BV), ACC)
+            v_tile = load_tile(v, base, row, H * V, v_column, within(inside, v_column, V, BV), ACC)
             state = tl.exp2(tl.sum(g, 0))[:, None] * state + matmul(tl.trans(tile), v_tile, OPERAND, ACC)
     if last_states is not None:
         last = state_at(last_states, axis, sequences, sequence, head, H, K, V)
