@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import pytest
@@ -9,6 +10,10 @@ import torch
 from torch import Tensor
 
 from mixerzoo.kernels.dispatch import ENVIRONMENT_VARIABLE
+
+# Triton's interpreter stands in for a GPU. It must be chosen before a kernel's module is imported.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(autouse=True, scope="session")

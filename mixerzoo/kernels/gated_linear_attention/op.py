@@ -45,8 +45,7 @@ def _on_triton(
     from .triton_op import attend
 
     kind = "head" if log_f.shape[-1] == 1 else "channel"
-    options = {"scale": scale, "kind": kind, "activation": "none", "direction": direction}
-    return attend(q, k, v, log_f, initial_state, cu_seqlens, **options)
+    return attend(q, k, v, log_f, initial_state, cu_seqlens, scale, kind, "none", direction)
 
 
 def why_not_wide(q: Tensor, k: Tensor, v: Tensor) -> str | None:

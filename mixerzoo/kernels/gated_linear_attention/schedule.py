@@ -25,8 +25,8 @@ class Schedule:
     warps: int
 
 
-def choose(T: int, sequences: int, H: int, K: int, V: int, *, direction: str, packed: bool) -> Schedule:
-    """The default, without tuning.
+def choose(T: int, sequences: int, H: int, K: int, V: int, *, direction: str, packed: bool, exact: bool) -> Schedule:
+    """The default, without tuning; `exact` is fp32, whose products the matrix unit doesn't do.
 
     | T       | sequences x H x blocks of V | direction       | segment |
     | ------- | --------------------------- | --------------- | ------- |
@@ -36,10 +36,10 @@ def choose(T: int, sequences: int, H: int, K: int, V: int, *, direction: str, pa
 
     Documents differ in length, and both directions read a segment twice, the second time from cache if it is short.
     """
-    block_k, block_v = block_sizes(K, V)
+    block_k, block_v = block_sizes(K, V, 64 if exact else 128)
     programs = sequences * H * -(-V // block_v)
     whole = T <= SHORT or (programs >= BUSY and direction != "both" and not packed)
-    warps = min(8, max(block_k, block_v) // 16)  # the matrix unit's tiles are 16 high
+    warps = 8 if exact else block_v // 16  # the matrix unit's tiles are 16 high
     return Schedule(None if whole else SHORT, block_k, block_v, warps)
 
 
@@ -50,15 +50,15 @@ def candidates(default: Schedule, T: int) -> list[Schedule]:
     return [replace(default, segment=s, warps=w) for s in segments for w in sorted(warps, reverse=True)][:8]
 
 
-def block_sizes(K: int, V: int) -> tuple[int, int]:
-    """Powers of two from 16, the matrix unit's smallest side, to 128. A block of K is no longer than one of V, and
-    64 at the most where masks take registers."""
-    block_v = min(128, _power_of_two(V))
-    block_k = min(block_v, _power_of_two(K))
+def block_sizes(K: int, V: int, largest: int) -> tuple[int, int]:
+    """Powers of two from 16, the matrix unit's smallest side. A block of K is no longer than one of V, and 64 at the
+    most where masks take registers."""
+    block_v = min(largest, power_of_two(V))
+    block_k = min(block_v, power_of_two(K))
     if block_k == 128 and (K % 128 or V % 128):
         block_k = 64
     return block_k, block_v
 
 
-def _power_of_two(n: int) -> int:
+def power_of_two(n: int) -> int:
     return max(16, 1 << (n - 1).bit_length())

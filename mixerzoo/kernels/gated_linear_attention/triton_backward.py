@@ -147,10 +147,7 @@ def backward_kernel(
         for part in tl.static_range(2):
             if SEVERAL or part == 1:
                 tl.debug_barrier()
-            if part == 0:
-                da = tl.zeros((BLOCKS, 16, 16), ACC)
-            else:
-                da = tl.zeros((C, C), ACC)
+            da = tl.zeros((BLOCKS, 16, 16), ACC) if part == 0 else tl.zeros((C, C), ACC)
             for v0 in range(0, v_end, BV):
                 v_here = within(inside, v0 + v_column, V, BV)
                 dy_tile = load_tile(dy, base, row, H * V, v0 + v_column, v_here, ACC)

@@ -15,15 +15,12 @@ def attend(
     gate: Tensor,
     initial_state: Tensor | None,
     cu_seqlens: Tensor | None,
-    *,
     scale: float,
     kind: str,
     activation: str,
     direction: str,
 ) -> tuple[Tensor, Tensor]:
     """(y, final state). `kind` says what key and gate are: see `triton_plan.Call`."""
-    if direction == "both" and initial_state is not None:
-        initial_state = initial_state.contiguous()
     save = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, key, v, gate, initial_state))
     y, final_state, _ = _forward(q, key, v, gate, initial_state, cu_seqlens, scale, kind, activation, direction, save)
     return y, final_state if direction == "both" else final_state[0]
@@ -47,7 +44,11 @@ def _forward(
     y, final_states, block_states = _outputs(call, save)
     if initial_state is not None:
         initial_state = initial_state.contiguous()
-    for launch in call.forward(y, block_states if save else None, final_states, initial_state):
+    if q.shape[1] == 1 and cu_seqlens is None and direction != "both" and not save:
+        launches = call.decode(y, final_states, initial_state)
+    else:
+        launches = call.forward(y, block_states if save else None, final_states, initial_state)
+    for launch in launches:
         launch.run()
     return y, final_states, block_states
 

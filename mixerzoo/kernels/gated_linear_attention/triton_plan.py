@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +11,9 @@ import triton.language as tl
 from torch import Tensor
 
 from ..launch import Launch, interpreted
-from .schedule import BLOCK, CHUNK, Schedule, choose
+from .schedule import BLOCK, CHUNK, Schedule, choose, power_of_two
 from .triton_backward import backward_kernel
+from .triton_decode import decode_kernel
 from .triton_forward import forward_kernel
 from .triton_states import states_kernel
 
@@ -53,9 +55,13 @@ class Call:
         return self.slots(BLOCK)
 
     @property
+    def operand(self) -> torch.dtype:
+        return _operand(self.q, self.key, self.v)
+
+    @property
     def precision(self) -> torch.dtype:
         """That of the state and of all arithmetic but the operands of matrix products."""
-        return torch.promote_types(_operand(self), torch.float32)
+        return torch.promote_types(self.operand, torch.float32)
 
     @property
     def state_shape(self) -> tuple[int, ...]:
@@ -68,7 +74,7 @@ class Call:
 
     def new_block_states(self) -> Tensor:
         """The state ahead of every block of tokens, which the forward pass leaves for the backward pass."""
-        return self.q.new_empty(self._states(self.blocks), dtype=_operand(self))
+        return self.q.new_empty(self._states(self.blocks), dtype=self.operand)
 
     def forward(
         self, y: Tensor, block_states: Tensor | None, final_states: Tensor, initial_state: Tensor | None
@@ -102,6 +108,33 @@ class Call:
         grid = (segments, self.q.shape[2], -(-self.v.shape[3] // schedule.block_v))
         arguments, constants = self._arguments(self.v) | tensors, self._constants() | constants
         return [*launches, Launch(forward_kernel, grid, arguments, constants, schedule.warps)]
+
+    def decode(self, y: Tensor, final_states: Tensor, initial_state: Tensor | None) -> list[Launch]:
+        """`forward` for T = 1 in one direction, without packing."""
+        B, _, H, K = self.q.shape
+        V = self.v.shape[3]
+        block_k, block_v = power_of_two(K), min(32, power_of_two(V))
+        tensors = {
+            "q": self.q,
+            "key": self.key,
+            "v": self.v,
+            "gate": self.gate,
+            "first_states": initial_state,
+            "y": y,
+            "final_states": final_states,
+            "scale": float(self.scale),
+        }
+        constants = {
+            "H": H,
+            "K": K,
+            "V": V,
+            "BK": block_k,
+            "BV": block_v,
+            "GATE": self.kind,
+            "ACTIVATION": self.activation,
+            "ACC": _TRITON[self.precision],
+        }
+        return [Launch(decode_kernel, (B, H, -(-V // block_v)), tensors, constants, 4)]
 
     def backward(
         self,
@@ -178,9 +211,9 @@ class Call:
             "V": self.v.shape[3],
             "GATE": self.kind,
             "ACTIVATION": self.activation,
-            "OPERAND": _TRITON[_operand(self)],
+            "OPERAND": _TRITON[self.operand],
             "ACC": _TRITON[self.precision],
-            "FAST_LOG2": _operand(self) == torch.bfloat16 and not interpreted(),
+            "FAST_LOG2": self.operand == torch.bfloat16 and not interpreted(),
         }
 
     def _states(self, slots: int) -> tuple[int, ...]:
@@ -191,10 +224,10 @@ class Call:
 _TRITON = {torch.bfloat16: tl.bfloat16, torch.float32: tl.float32, torch.float64: tl.float64}
 
 
-def _operand(call: Call) -> torch.dtype:
+def _operand(*tensors: Tensor) -> torch.dtype:
     """The dtype of matrix operands. fp16 inputs go as bf16 too: a decayed value is often below fp16's range."""
-    exact = torch.promote_types(torch.promote_types(call.q.dtype, call.key.dtype), call.v.dtype)
-    return torch.bfloat16 if exact in (torch.bfloat16, torch.float16) else exact
+    half = all(x.dtype in (torch.bfloat16, torch.float16) for x in tensors)
+    return torch.bfloat16 if half else functools.reduce(torch.promote_types, (x.dtype for x in tensors))
 
 
 def plan_call(
@@ -213,6 +246,9 @@ def plan_call(
     B, T, H, K = q.shape
     sequences = B if cu_seqlens is None else cu_seqlens.numel() - 1
     if schedule is None:
-        schedule = choose(T, sequences, H, K, v.shape[3], direction=direction, packed=cu_seqlens is not None)
+        exact = _operand(q, key, v) != torch.bfloat16
+        schedule = choose(
+            T, sequences, H, K, v.shape[3], direction=direction, packed=cu_seqlens is not None, exact=exact
+        )
     q, key, v, gate = (x.contiguous() for x in (q, key, v, gate))
     return Call(q, key, v, gate, cu_seqlens, scale, kind, activation, direction, schedule)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..dispatch import Backend, Run, resolve
+from ..flash_linear_attention import run_hgrn2, why_not_attention
 from ..gated_linear_attention.op import check_qkv, why_not_wide
+from ..pointwise import ACTIVATIONS
 from ..recurrence import Form, run_recurrence
 from ..validation import check_direction, check_lower_bound, number_of_sequences, state_shape
 from .chunked import chunked
 from .reference import reference
-
-Q_ACTIVATIONS = {"none": lambda q: q, "silu": F.silu, "sigmoid": torch.sigmoid}
 
 
 def _in_full_precision(form: Form) -> Run:
@@ -30,7 +29,7 @@ def _in_full_precision(form: Form) -> Run:
         direction: str,
     ) -> tuple[Tensor, Tensor]:
         def activated(q: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
-            return form(Q_ACTIVATIONS[q_activation](q), *rest)
+            return form(ACTIVATIONS[q_activation](q), *rest)
 
         y, state = run_recurrence(activated, direction, (q, x, v), (gamma,), initial_state, shape, cu_seqlens)
         return (y if scale == 1 else scale * y).to(v.dtype), state
@@ -53,14 +52,14 @@ def _on_triton(
     from ..gated_linear_attention.triton_op import attend
 
     gamma = gamma.to(torch.promote_types(gamma.dtype, torch.float32)).expand(q.shape[2:])
-    options = {"scale": scale, "kind": "logits", "activation": q_activation, "direction": direction}
-    return attend(q, x, v, gamma, initial_state, cu_seqlens, **options)
+    return attend(q, x, v, gamma, initial_state, cu_seqlens, scale, "logits", q_activation, direction)
 
 
 BACKENDS = (
     Backend("triton", _on_triton, why_not_wide, lambda q, k, v: q.is_cuda),
     Backend("torch", _in_full_precision(chunked)),
     Backend("reference", _in_full_precision(reference)),
+    Backend("fla", run_hgrn2, why_not_attention, lambda q, k, v: False),
 )
 
 
@@ -103,8 +102,8 @@ def hgrn2(
     gamma = _lower_bound(lower_bound, q, (H, K))
     check_direction(direction)
     sequences = number_of_sequences(q, cu_seqlens)
-    if q_activation not in Q_ACTIVATIONS:
-        raise ValueError(f"unknown q_activation {q_activation!r}; known: {', '.join(Q_ACTIVATIONS)}")
+    if q_activation not in ACTIVATIONS:
+        raise ValueError(f"unknown q_activation {q_activation!r}; known: {', '.join(ACTIVATIONS)}")
     shape = state_shape(initial_state, "[B,H,K,V]", (sequences, H, K, V), direction)
     chosen = resolve("hgrn2", BACKENDS, backend, q=q, k=x, v=v)
     return chosen.run(q, x, v, gamma, scale, q_activation, initial_state, shape, cu_seqlens, direction)

@@ -1,0 +1,51 @@
+"""One token: `S = Diag(f) S + k v^T`, `y = q S`, from the raw inputs to the new state in one pass over it.
+
+No matrix product: the state, read and written once, is all there is to move.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .triton_chunk import activate, keys_and_gates, load_gamma, load_state, load_tile, state_at, store_state, store_tile
+
+
+@triton.jit
+def decode_kernel(
+    q,
+    key,
+    v,
+    gate,
+    first_states,
+    y,
+    final_states,
+    scale,
+    H: tl.constexpr,
+    K: tl.constexpr,
+    V: tl.constexpr,
+    BK: tl.constexpr,
+    BV: tl.constexpr,
+    GATE: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """Grid (rows, H, blocks of V). q, key, v, y hold one token a row; `first_states` [1,rows,H,K,V] or None;
+    `final_states` may be the same memory."""
+    GATE_STRIDE: tl.constexpr = H if GATE == "head" else H * K
+    row, head = tl.program_id(0), tl.program_id(1)
+    base = row.to(tl.int64)
+    k_index, v_index = tl.arange(0, BK)[:, None], tl.program_id(2) * BV + tl.arange(0, BV)[None, :]
+    k_here, v_here = k_index < K, v_index < V
+    if GATE != "logits":
+        gate += head * (GATE_STRIDE // H)
+    gamma = load_gamma(gate, head, k_index, K, GATE, ACC)
+    q_tile = scale * activate(load_tile(q + head * K, base, 0, H * K, k_index, k_here, ACC), ACTIVATION)
+    key_tile = load_tile(key + head * K, base, 0, H * K, k_index, k_here, ACC)
+    k, g = keys_and_gates(key_tile, gate, gamma, base, 0, k_index, k_here, GATE, GATE_STRIDE, False, ACC)
+    v_tile = load_tile(v + head * V, base, 0, H * V, v_index, v_here, ACC)
+
+    first = state_at(first_states, 0, 0, row, head, H, K, V)
+    state = tl.exp2(g) * load_state(first, k_index, v_index, K, V, BK, BV, ACC) + k * v_tile
+    store_state(state_at(final_states, 0, 0, row, head, H, K, V), state, k_index, v_index, K, V, BK, BV)
+    store_tile(y + head * V, tl.sum(q_tile * state, 0)[None, :], base, 0, H * V, v_index, v_here)
