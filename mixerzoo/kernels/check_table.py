@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 
-# What bytes are counted of. In linear attention, 256 tokens are one program's, more are several segments.
-COUNTED = {"hgrn2": (256, 1024), "gated_linear_attention": (256, 1024), "gated_scan": (1024,)}
+# What bytes are counted of: (length, whether the rows and heads keep a GPU busy, which decides the schedule).
+LENGTH = 2048
+COUNTED = {"hgrn2": (True, False), "gated_linear_attention": (True,), "gated_scan": (True,)}
 WIDTH = 128
 
 
@@ -87,7 +88,7 @@ def compile_all(targets: Sequence[str], op: str | None, workers: int, progress: 
 
 def count_all(op: str | None, workers: int, progress: Progress) -> list[Counted]:
     """Bytes of one op, or of all, in processes where Triton's interpreter stands in for a GPU."""
-    jobs = [(name, T) for name, lengths in COUNTED.items() if op in (None, name) for T in lengths]
+    jobs = [(name, busy) for name, loads in COUNTED.items() if op in (None, name) for busy in loads]
     before = os.environ.get("TRITON_INTERPRET")
     os.environ["TRITON_INTERPRET"] = "1"  # must stand before a process begins
     try:
@@ -109,15 +110,19 @@ def _compile(source: str, index: int, position: int, target: str) -> Checked:
     return Checked(label, target, launch.kernel.__name__, result)
 
 
-def _count(op: str, T: int) -> Counted:
+def _count(op: str, busy: bool) -> Counted:
+    from .gated_linear_attention import schedule
+
     warnings.simplefilter("ignore", RuntimeWarning)  # numpy's, of values that mean nothing here
     torch.set_num_threads(1)
+    schedule.BUSY = 1 if busy else schedule.BUSY  # one head stands for as many as it takes
     function = getattr(import_module(f"mixerzoo.kernels.{op}"), op)
-    shape = (1, T, WIDTH) if op == "gated_scan" else (1, T, 1, WIDTH)
+    shape = (1, LENGTH, WIDTH) if op == "gated_scan" else (1, LENGTH, 1, WIDTH)
     tensors = {"hgrn2": 3, "gated_linear_attention": 4, "gated_scan": 2}[op]
     inputs = [torch.full(shape, -0.5, dtype=torch.bfloat16, requires_grad=True) for _ in range(tensors)]
-    moved = measure(lambda *x: function(*x, backend="triton")[0], inputs, T)
-    return Counted(op, f"bf16 T={T} {'D' if op == 'gated_scan' else 'K=V'}={WIDTH}", moved)
+    moved = measure(lambda *x: function(*x, backend="triton")[0], inputs, LENGTH)
+    size = f"{'D' if op == 'gated_scan' else 'K=V'}={WIDTH}"
+    return Counted(op, f"bf16 T={LENGTH} {size} {'many' if busy else 'few'} heads", moved)
 
 
 @cache

@@ -52,10 +52,10 @@ def candidates(default: Schedule, T: int) -> list[Schedule]:
 
 def block_sizes(K: int, V: int, largest: int) -> tuple[int, int]:
     """Powers of two from 16, the matrix unit's smallest side. A block of K is no longer than one of V, and 64 at the
-    most where masks take registers."""
+    most where masks or a second block take registers."""
     block_v = min(largest, power_of_two(V))
     block_k = min(block_v, power_of_two(K))
-    if block_k == 128 and (K % 128 or V % 128):
+    if block_k == 128 and (K > 128 or V % 128 or K % 128):
         block_k = 64
     return block_k, block_v
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..dispatch import Backend, Run, resolve
+from ..flash_linear_attention import run_gated_scan, why_not_scan
 from ..launch import why_not_triton
 from ..recurrence import Form, run_recurrence
 from ..validation import check_direction, check_shape, number_of_sequences, state_shape
@@ -47,6 +48,7 @@ BACKENDS = (
     Backend("triton", _on_triton, lambda x: why_not_triton(x), lambda x: x.is_cuda),
     Backend("torch", _in_full_precision(chunked)),
     Backend("reference", _in_full_precision(reference)),
+    Backend("fla", run_gated_scan, why_not_scan, lambda x: False),
 )
 
 

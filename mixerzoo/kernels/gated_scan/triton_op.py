@@ -21,30 +21,31 @@ class Tile(NamedTuple):
     segments: int
     steps: int
     warps: tuple[int, int]  # forward, backward
-    stages: tuple[int, int]  # blocks that are loaded at a time
+    stages: tuple[int, int]  # blocks on their way at a time
 
 
 TILES = {
-    ("real", "many"): Tile(32, 8, 8, warps=(4, 4), stages=(2, 2)),
-    ("real", "few"): Tile(8, 64, 8, warps=(4, 8), stages=(2, 1)),
-    ("real", "both"): Tile(32, 8, 8, warps=(4, 8), stages=(1, 1)),
-    ("complex", "many"): Tile(16, 16, 4, warps=(8, 8), stages=(1, 1)),
-    ("complex", "few"): Tile(8, 32, 4, warps=(8, 8), stages=(1, 1)),
-    ("complex", "both"): Tile(8, 32, 4, warps=(8, 8), stages=(1, 1)),
+    "real, many": Tile(32, 8, 8, warps=(4, 4), stages=(1, 1)),
+    "real, few": Tile(8, 64, 4, warps=(8, 8), stages=(3, 2)),
+    "real, both": Tile(32, 8, 8, warps=(4, 8), stages=(1, 1)),
+    "complex": Tile(8, 32, 4, warps=(8, 8), stages=(1, 1)),
 }
 
 
 def choose_tile(x: Tensor, sequences: int, direction: str) -> Tile:
-    """Many channels: wide rows, short blocks, as other programs hide what one waits for. Few, in long sequences: the
+    """Many channels: wide rows and short blocks, as other programs hide what one waits for. Few, in long sequences: the
     walk from block to block is all there is, so that more programs, narrower ones, move more at every step.
 
-    Both directions at once hold twice as much, in less of it. All of them were chosen to leave no register to memory
-    on sm_80, sm_90 and gfx942.
+    Two directions at once, and complex numbers, hold more for every token, hence fewer of them in a thread. No tile
+    leaves a register to memory on sm_80, sm_90 or gfx942.
     """
-    number = "complex" if x.is_complex() else "real"
     _, T, D = x.shape
-    few = sequences * D < 8192 and T > 256
-    tile = TILES[number, "both" if direction == "both" else "few" if few else "many"]
+    if x.is_complex():
+        tile = TILES["complex"]
+    elif direction == "both":
+        tile = TILES["real, both"]
+    else:
+        tile = TILES["real, few" if sequences * D < 8192 and T > 256 else "real, many"]
     return tile._replace(channels=min(tile.channels, 1 << (D - 1).bit_length()))
 
 
@@ -58,7 +59,9 @@ def scan(
 ) -> tuple[Tensor, Tensor]:
     """h and the final state of validated inputs: see `gated_scan`."""
     if initial_state is not None and x.is_complex():
-        initial_state = initial_state.to(initial_state.dtype.to_complex())
+        initial_state = initial_state.to(torch.promote_types(initial_state.dtype, torch.complex32))
+    elif initial_state is not None and initial_state.is_complex():
+        raise ValueError(f"initial_state of a real scan must be real, got {initial_state.dtype}; remedy: pass theta")
     h, final_state, _ = forward(x, log_f, theta, initial_state, cu_seqlens, direction)
     return h, final_state
 
@@ -73,7 +76,7 @@ def forward(
     direction: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """h, the final state, and the states carried from block to block, for the backward pass."""
-    outputs = new_outputs(x, log_f, theta, initial_state, cu_seqlens, direction)
+    outputs = _forward_outputs(x, log_f, theta, initial_state, cu_seqlens, direction)
     for launch in plan_forward(x, log_f, theta, initial_state, cu_seqlens, direction, *outputs):
         launch.run()
     return outputs
@@ -91,7 +94,7 @@ def backward(
     direction: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, log_f, theta (empty without one) and the initial state. No dh or dfinal_state: it is zero."""
-    outputs = new_gradients(x, log_f, theta, carries, cu_seqlens, direction)
+    outputs = _backward_outputs(x, log_f, theta, carries, cu_seqlens, direction)
     dx, dlog_f, dtheta, dinitial_state, _ = outputs
     for launch in plan_backward(dh, dfinal_state, x, log_f, theta, carries, cu_seqlens, direction, *outputs):
         launch.run()
@@ -180,7 +183,7 @@ def _sequences(x: Tensor, cu_seqlens: Tensor | None) -> int:
 
 
 @forward.register_fake
-def new_outputs(
+def _forward_outputs(
     x: Tensor,
     log_f: Tensor,
     theta: Tensor | None,
@@ -200,7 +203,7 @@ def new_outputs(
     )
 
 
-def new_gradients(
+def _backward_outputs(
     x: Tensor, log_f: Tensor, theta: Tensor | None, carries: Tensor, cu_seqlens: Tensor | None, direction: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The last two: dtheta of every sequence, whose sum is asked for when theta is [D]; what the adjoint carries."""
@@ -232,7 +235,7 @@ def _precision(*tensors: Tensor | None) -> torch.dtype:
 
 @backward.register_fake
 def _(dh, dfinal_state, x, log_f, theta, carries, cu_seqlens, direction):
-    dx, dlog_f, dtheta, dinitial_state, _ = new_gradients(x, log_f, theta, carries, cu_seqlens, direction)
+    dx, dlog_f, dtheta, dinitial_state, _ = _backward_outputs(x, log_f, theta, carries, cu_seqlens, direction)
     return dx, dlog_f, dtheta if theta is None else theta.new_empty(theta.shape), dinitial_state
 
 

@@ -181,10 +181,10 @@ def _then(a1, b1, p1, q1, a2, b2, p2, q2):
 
 @triton.jit
 def _then_complex(a1, ai1, b1, bi1, p1, pi1, q1, qi1, a2, ai2, b2, bi2, p2, pi2, q2, qi2):
-    a, ai = times((a2, ai2), (a1, ai1))
-    b, bi = plus(times((a2, ai2), (b1, bi1)), (b2, bi2))
-    p, pi = times((p2, pi2), (a1, ai1))
-    q, qi = plus(times((p2, pi2), (b1, bi1)), (q2, qi2))
+    a, ai = a2 * a1 - ai2 * ai1, a2 * ai1 + ai2 * a1
+    b, bi = a2 * b1 - ai2 * bi1 + b2, a2 * bi1 + ai2 * b1 + bi2
+    p, pi = p2 * a1 - pi2 * ai1, p2 * ai1 + pi2 * a1
+    q, qi = p2 * b1 - pi2 * bi1 + q2, p2 * bi1 + pi2 * b1 + qi2
     return a, ai, b, bi, p, pi, q, qi
 
 

@@ -1,0 +1,143 @@
+"""Triton's HGRN2 and gated linear attention beyond the laws of every op: schedules, launches, custom ops, decoding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mixerzoo import build_mixer, use_backend
+from mixerzoo.kernels.gated_linear_attention import cases as gla_cases
+from mixerzoo.kernels.gated_linear_attention import gated_linear_attention, schedule
+from mixerzoo.kernels.gated_scan.cases import DOCUMENTS
+from mixerzoo.kernels.hgrn2 import cases, hgrn2
+
+from .conformance.test_ops import differentiable, outputs_and_gradients
+from .tolerances import assert_close, assert_identical
+
+pytestmark = pytest.mark.usefixtures("poisoned_empty")
+
+SMALL: dict[str, Any] = {"B": 1, "H": 1, "K": 3, "V": 2}
+
+
+def on_triton(inputs: dict[str, Any]) -> dict[str, Any]:
+    return inputs | {"backend": "triton"}
+
+
+@pytest.mark.parametrize("direction", ["causal", "reverse", "both"])
+@pytest.mark.parametrize("cu_seqlens", [None, DOCUMENTS], ids=["rows", "packed"])
+def test_segments_change_nothing(monkeypatch: pytest.MonkeyPatch, direction: str, cu_seqlens: tuple | None) -> None:
+    monkeypatch.setattr(schedule, "SHORT", 64)
+    monkeypatch.setattr(schedule, "BUSY", 10**9)
+    inputs = cases.make_inputs(**SMALL | {"T": 150}, direction=direction, cu_seqlens=cu_seqlens)
+    expected = outputs_and_gradients("hgrn2", inputs | {"backend": "reference"})
+    assert_close(outputs_and_gradients("hgrn2", on_triton(inputs)), expected)
+
+
+@pytest.mark.parametrize(("T", "H", "launches"), [(196, 1, (1, 2)), (4096, 96, (1, 2)), (4096, 1, (2, 2))])
+def test_launches(T: int, H: int, launches: tuple[int, int]) -> None:
+    """Forward one where a row is short or heads are many, else two; backward two, and one sum of dgamma's parts."""
+    from mixerzoo.kernels.gated_linear_attention.triton_plan import plan_call
+
+    x = torch.empty(1, T, H, 64, device="meta")
+    call = plan_call(x, x, x, torch.empty(H, 64, device="meta"), None, 1.0, "logits", "silu", "causal")
+    state, states = torch.empty(call.state_shape, device="meta"), call.new_block_states()
+    forward = call.forward(x, states, state, None)
+    backward = call.backward(x, states, None, state, {"dq": x, "dkey": x, "dv": x, "dgate": x})
+    assert (len(forward), len(backward)) == launches
+
+
+@pytest.mark.parametrize("arguments", [{}, {"cu_seqlens": (0, 0, 1, 5)}, {"direction": "both"}], ids=str)
+def test_gradients_are_derivatives(arguments: dict[str, Any]) -> None:
+    inputs = cases.make_inputs(**SMALL | {"T": 5}, **arguments)
+    leaves = differentiable(inputs)
+
+    def run(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+        return hgrn2(**on_triton(inputs | dict(zip(leaves, tensors, strict=True))))
+
+    assert torch.autograd.gradcheck(run, [leaf.requires_grad_() for leaf in leaves.values()], fast_mode=True)
+
+
+@pytest.mark.parametrize("q_activation", ["silu", "sigmoid"])
+def test_the_fused_activation_is_the_activation(q_activation: str) -> None:
+    inputs = cases.make_inputs(T=20) | {"q_activation": q_activation}
+    expected = outputs_and_gradients("hgrn2", inputs | {"backend": "reference"})
+    assert_close(outputs_and_gradients("hgrn2", on_triton(inputs)), expected)
+
+
+@pytest.mark.parametrize("K", [3, 70])
+@pytest.mark.parametrize("op", [hgrn2, gated_linear_attention])
+def test_one_token_is_decoded(op: Any, K: int) -> None:
+    inputs = (cases if op is hgrn2 else gla_cases).make_inputs(T=1, K=K, V=40)
+    with torch.no_grad():
+        assert_close(op(**on_triton(inputs)), op(**inputs, backend="reference"))
+
+
+def test_strides_change_nothing() -> None:
+    inputs = cases.make_inputs(T=20)
+    strided = {name: x.transpose(1, 2).contiguous().transpose(1, 2) for name, x in inputs.items() if name in "qxv"}
+    assert_identical(hgrn2(**on_triton(inputs | strided)), hgrn2(**on_triton(inputs)))
+
+
+def test_torch_accepts_the_custom_ops() -> None:
+    from mixerzoo.kernels.gated_linear_attention.triton_op import _forward
+
+    inputs = cases.make_inputs(**SMALL | {"T": 20}, dtype=torch.float32)
+    tensors = [inputs[name].requires_grad_() for name in ("q", "x", "v", "lower_bound", "initial_state")]
+    torch.library.opcheck(_forward, (*tensors, None, 1.0, "logits", "silu", "causal", True))
+
+
+@pytest.mark.parametrize("direction", ["causal", "both"])
+def test_compiled_without_graph_breaks(direction: str) -> None:
+    inputs = cases.make_inputs(T=20, direction=direction, dtype=torch.float32)
+    leaves = {name: tensor.requires_grad_() for name, tensor in differentiable(inputs).items()}
+
+    def run(leaves: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        return hgrn2(**on_triton(inputs | leaves))
+
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    results = [f(leaves) for f in (compiled, run)]
+    assert_identical(results[0], results[1])
+    gradients = [torch.autograd.grad([x.sum() for x in result], list(leaves.values())) for result in results]
+    assert_identical(gradients[0], gradients[1])
+
+
+def test_exported() -> None:
+    class Op(torch.nn.Module):
+        def forward(self, q: Tensor, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+            return hgrn2(q, x, v, 0.5, backend="triton")
+
+    inputs = cases.make_inputs(T=20, dtype=torch.float32)
+    arguments = tuple(inputs[name] for name in "qxv")
+    assert_identical(torch.export.export(Op(), arguments).module()(*arguments), Op()(*arguments))
+
+
+def test_autocast_changes_nothing() -> None:
+    inputs = on_triton(cases.make_inputs(T=20, dtype=torch.float32))
+    expected = hgrn2(**inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_identical(hgrn2(**inputs), expected)
+
+
+@pytest.mark.parametrize("name", ["hgrn2", "gla", "retnet"])
+def test_mixers_train_prefill_and_step(name: str) -> None:
+    mixer = build_mixer(name, dim=32, **({"expand": 16} if name == "hgrn2" else {"num_heads": 2})).double()
+    x = torch.randn(2, 9, 32, dtype=torch.float64)
+    expected = mixer(x)
+    expected_gradients = torch.autograd.grad(expected.sum(), list(mixer.parameters()))
+    with use_backend("triton"):
+        y = mixer(x)
+        assert_close(y, expected)
+        assert_close(torch.autograd.grad(y.sum(), list(mixer.parameters())), expected_gradients)
+        with torch.no_grad():
+            head, state = mixer.prefill(x[:, :8])
+            tail, _ = mixer.step(x[:, 8], state)
+    assert_close(torch.cat([head, tail[:, None]], 1), expected)
+
+
+def test_widths_beyond_the_kernels_are_named() -> None:
+    inputs = cases.make_inputs(T=1, K=300, V=1)
+    with pytest.raises(ValueError, match="triton: K and V up to 256, got 300 and 1"):
+        hgrn2(**on_triton(inputs))
