@@ -1,4 +1,4 @@
-"""Writes docs/zoo.md from the mixers' specs, signatures and docstrings, and README's results from committed files.
+"""Writes docs/zoo.md from the mixers' specs, signatures and docstrings, and what was measured from committed files.
 
 python docs/generate.py            write the pages
 python docs/generate.py --check    exit with 1 if a page is stale
@@ -14,12 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from performance import performance
 
 from mixerzoo import build_mixer, list_mixers
 from mixerzoo.mixers.base import Mixer
 
 ROOT = Path(__file__).parents[1]
-ZOO, README = ROOT / "docs" / "zoo.md", ROOT / "README.md"
+ZOO, PERFORMANCE, README = ROOT / "docs" / "zoo.md", ROOT / "docs" / "performance.md", ROOT / "README.md"
 ABLATION = ROOT / "benchmarks" / "results" / "ablation" / "results.md"
 SPEED = ROOT / "benchmarks" / "results" / "cpu.json"
 DIM, LENGTH = 1024, 1024
@@ -147,9 +148,9 @@ def _speed() -> str:
 
 
 def main(arguments: list[str]) -> int:
-    pages = {ZOO: zoo(), README: readme()}
+    pages = {ZOO: zoo(), PERFORMANCE: performance(_table), README: readme()}
     if arguments == ["--check"]:
-        stale = [path.name for path, text in pages.items() if path.read_text(encoding="utf-8") != text]
+        stale = [path.name for path, text in pages.items() if not path.exists() or path.read_text("utf-8") != text]
         print(f"stale: {', '.join(stale)}; remedy: python docs/generate.py" if stale else "fresh")
         return 1 if stale else 0
     if arguments:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ def provenance(argv: list[str]) -> dict[str, Any]:
     packages = ("mixerzoo", "torch", "numpy", "accelerate")
     return {
         "python": platform.python_version(),
-        **{package: version(package) for package in packages},
+        **{package: _version(package) for package in packages},
         "platform": platform.platform(),
         "cpu": _cpu(),
         "cores": os.cpu_count(),
@@ -23,6 +23,14 @@ def provenance(argv: list[str]) -> dict[str, Any]:
         "git": _git_commit(),
         "argv": [Path(argv[0]).name, *argv[1:]] if argv else [],
     }
+
+
+def _version(package: str) -> str | None:
+    """None where it runs from a folder, or isn't needed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _cpu() -> str:

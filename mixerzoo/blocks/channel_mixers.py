@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mixerzoo.mixers.activations import ACTIVATIONS
+from mixerzoo.kernels.pointwise import ACTIVATIONS
 from mixerzoo.mixers.base import check_choice
 
 

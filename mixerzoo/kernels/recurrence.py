@@ -40,11 +40,11 @@ def run_recurrence(
 
     inputs = tuple(cast(tensor) for tensor in inputs)
     parameters = tuple(None if tensor is None else cast(tensor) for tensor in parameters)
-    with _without_autocast(initial_state.device):
-        return _directed(form, direction, inputs, parameters, cast(initial_state), cu_seqlens)
+    with without_autocast(initial_state.device):
+        return directed(form, direction, inputs, parameters, cast(initial_state), cu_seqlens)
 
 
-def _directed(
+def directed(
     form: Form,
     direction: str,
     inputs: tuple[Tensor, ...],
@@ -55,8 +55,8 @@ def _directed(
     if direction == "causal":
         return form(*inputs, *parameters, initial_state, cu_seqlens)
     if direction == "both":
-        ahead, state_ahead = _directed(form, "causal", inputs, parameters, initial_state[0], cu_seqlens)
-        back, state_back = _directed(form, "reverse", inputs, parameters, initial_state[1], cu_seqlens)
+        ahead, state_ahead = directed(form, "causal", inputs, parameters, initial_state[0], cu_seqlens)
+        back, state_back = directed(form, "reverse", inputs, parameters, initial_state[1], cu_seqlens)
         return ahead + back, torch.stack([state_ahead, state_back])
     inputs = tuple(x.flip(1) for x in inputs)
     if cu_seqlens is None:
@@ -66,6 +66,6 @@ def _directed(
     return y.flip(1), state.flip(0)
 
 
-def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     # Casting alone would not do: autocast chooses low precision for a matrix product whatever its inputs.
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)

@@ -41,9 +41,7 @@ def number_of_sequences(x: Tensor, cu_seqlens: Tensor | None) -> int:
     return cu_seqlens.numel() - 1
 
 
-def state_shape(
-    initial_state: Tensor | None, layout: str, shape: tuple[int, ...], direction: str
-) -> tuple[int, ...]:
+def state_shape(initial_state: Tensor | None, layout: str, shape: tuple[int, ...], direction: str) -> tuple[int, ...]:
     """The shape of the op's states, which a given one must have. `direction="both"` has one each way, on axis 0."""
     if direction == "both":
         layout, shape = f"[2,{layout[1:]}", (2, *shape)

@@ -7,12 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixerzoo.kernels.gated_scan import gated_scan
+from mixerzoo.kernels.pointwise import bounded_gate
 from mixerzoo.kernels.validation import check_lower_bound
 
 from .base import MixerSpec, check_choice
 from .layout import Layout
 from .linear import LinearMixer
-from .lower_bound import LowerBounds, bounded_gate
+from .lower_bound import LowerBounds
 from .norms import make_norm
 
 

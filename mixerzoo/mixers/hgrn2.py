@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from mixerzoo.kernels.hgrn2 import hgrn2
+from mixerzoo.kernels.pointwise import ACTIVATIONS
 from mixerzoo.kernels.validation import check_lower_bound
 
-from .activations import ACTIVATIONS
 from .base import MixerSpec, check_choice, check_divides
 from .layout import Layout
 from .linear import LinearMixer

@@ -1,4 +1,4 @@
-"""HGRN's forget gate and the lower bounds that grow with depth (arXiv:2311.04823, section 3.3)."""
+"""HGRN's lower bounds of the forget gate, which grow with depth (arXiv:2311.04823, section 3.3)."""
 
 from __future__ import annotations
 
@@ -28,13 +28,3 @@ class LowerBounds(nn.Module):
         shares = self.logits.float().softmax(0) if self.logits.dtype != torch.float64 else self.logits.softmax(0)
         added = shares[1:] if self.convention == "skip_first" else shares[:-1]
         return torch.cat([torch.zeros_like(shares[:1]), added.cumsum(0)])
-
-
-def bounded_gate(x: Tensor, lower_bound: Tensor | float) -> tuple[Tensor, Tensor]:
-    """(1 - f, log f) of `f = gamma + (1-gamma) sigmoid(x)`, in fp32 at least, both exact for f near 0 and near 1."""
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
-    k = (1 - lower_bound) * (-x).sigmoid()
-    f = lower_bound + (1 - lower_bound) * x.sigmoid()
-    # Each branch is kept finite where the other is taken: an infinite slope times zero would be a NaN gradient.
-    log_f = torch.where(k < 0.5, torch.log1p(-k.clamp(max=0.5)), f.clamp(min=torch.finfo(f.dtype).tiny).log())
-    return k, log_f

@@ -101,6 +101,7 @@ def backward_kernel(
     V: tl.constexpr,
     BK: tl.constexpr,
     BV: tl.constexpr,
+    WIDE: tl.constexpr,
     BLOCKS: tl.constexpr,
     LEVELS: tl.constexpr,
     GATE: tl.constexpr,
@@ -258,11 +259,13 @@ def backward_kernel(
                 dgate_head += load_tile(dgate, base, row16, H, 0 * in_block, inside16 & (0 * row16 + way > 0), ACC)
             store_tile(dgate, dgate_head, base, row16, H, 0 * in_block, inside16)
 
-        for v0 in range(0, v_end, BV):
-            here = within(inside, v0 + v_column, V, BV)
-            dy_tile = load_tile(dy, base, row, H * V, v0 + v_column, here, ACC)
+        # Wide tiles of V: for each of them all gates are formed again.
+        wide_column = tl.arange(0, WIDE)[None, :]
+        for v0 in range(0, v_end, WIDE):
+            here = within(inside, v0 + wide_column, V, WIDE)
+            dy_tile = load_tile(dy, base, row, H * V, v0 + wide_column, here, ACC)
             dv_tile = matmul(tl.trans(a), dy_tile, OPERAND, ACC)
-            dy_tile = tl.reshape(dy_tile, (BLOCKS, 16, BV))
+            dy_tile = tl.reshape(dy_tile, (BLOCKS, 16, WIDE))
             dv_tile += flat(matmul(tl.permute(a16, (0, 2, 1)), dy_tile, OPERAND, ACC))
             for k0 in range(0, k_end, BK):
                 column = k0 + k_column[None, None, :]
@@ -274,8 +277,8 @@ def backward_kernel(
                 )
                 high, low = two_parts(g, OPERAND)
                 suf = span(j > i, c > b, g, high, low, ACC)
-                ds_tile = load_state(dstate, k0 + k_column[:, None], v0 + v_column, K, V, BK, BV, ACC)
+                ds_tile = load_state(dstate, k0 + k_column[:, None], v0 + wide_column, K, V, BK, WIDE, ACC)
                 dv_tile += matmul(flat(k * suf), ds_tile, OPERAND, ACC)
             if SEVERAL:
-                dv_tile += load_tile(dv, base, row, H * V, v0 + v_column, here & (0 * row + way > 0), ACC)
-            store_tile(dv, dv_tile, base, row, H * V, v0 + v_column, here)
+                dv_tile += load_tile(dv, base, row, H * V, v0 + wide_column, here & (0 * row + way > 0), ACC)
+            store_tile(dv, dv_tile, base, row, H * V, v0 + wide_column, here)

@@ -162,6 +162,7 @@ class Call:
             "LAST_WAY": self.ways[1],
             "BK": tile,
             "BV": tile,
+            "WIDE": min(32 if self.direction == "both" else 64, power_of_two(V)),
             "BLOCKS": BLOCK // 16,
             "LEVELS": (BLOCK // 16).bit_length() - 1,
         }

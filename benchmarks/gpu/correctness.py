@@ -1,0 +1,102 @@
+"""Our kernels on the device against the token loop in fp64: outputs, states and every gradient, in three precisions.
+
+A kernel may err twice as much as the token loop with inputs and outputs of that precision, plus a few roundings, in
+the root mean square: the tests' budget, read from `tests/tolerances.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from typing import Any
+
+import torch
+from measure import LATE, Meter, attempt, gradients, say
+from torch import Tensor
+
+from mixerzoo.kernels.gated_linear_attention import gated_linear_attention
+from mixerzoo.kernels.gated_scan import gated_scan
+from mixerzoo.kernels.hgrn2 import hgrn2
+from tests.tolerances import BUDGET, ROUNDINGS
+
+OPS: dict[str, Callable[..., Any]] = {
+    "hgrn2": hgrn2,
+    "gated_linear_attention": gated_linear_attention,
+    "gated_scan": gated_scan,
+}
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+DOCUMENTS = (0, 0, 1, 64, 64, 130, 250)
+COMMON: tuple[dict[str, Any], ...] = (
+    {},
+    {"direction": "reverse"},
+    {"direction": "both"},
+    {"initial_state": False},
+    {"cu_seqlens": DOCUMENTS},
+    {"cu_seqlens": DOCUMENTS, "direction": "both"},
+)
+HEADS: tuple[dict[str, Any], ...] = ({"T": 1}, {"K": 128, "V": 128}, {"K": 40, "V": 72}, {"K": 256, "V": 256, "T": 70})
+OWN: dict[str, tuple[dict[str, Any], ...]] = {
+    "hgrn2": (*HEADS, {"gamma": 0.0, "logits": (-30.0, 0.0, 30.0)}),
+    "gated_linear_attention": (*HEADS, {"gate_per_head": True}, {"decay": "closed"}),
+    "gated_scan": ({"T": 1}, {"complex": True}, {"complex": True, "direction": "both"}, {"decay": "closed"}),
+}
+
+
+def check(meter: Meter, backend: str) -> Iterator[dict[str, Any]]:
+    """One row for every op, case and precision: the tensor that comes closest to its budget, or exceeds it most."""
+    for op in OPS:
+        sizes = {"D": 70} if op == "gated_scan" else {"K": 64, "V": 64}
+        for case in (*COMMON, *OWN[op])[: 2 if meter.smoke else None]:
+            length = {} if "T" in case or "cu_seqlens" in case else {"T": 20 if meter.smoke else 200}
+            for dtype in DTYPES:
+                row = {"op": op, "case": case, "dtype": str(dtype).removeprefix("torch.")}
+                if meter.late:
+                    yield row | {"error": LATE}
+                    continue
+                arguments = {**sizes, **length, **case}
+                worst, error = attempt(lambda op=op, dtype=dtype, a=arguments: _worst(op, a, dtype, backend, meter))
+                say(f"correctness {op} {case} {row['dtype']}: {error or worst}")
+                yield row | (worst or {}) | {"error": error}
+
+
+def _worst(op: str, arguments: dict[str, Any], dtype: torch.dtype, backend: str, meter: Meter) -> dict[str, Any]:
+    inputs = import_module(f"mixerzoo.kernels.{op}.cases").make_inputs(**arguments, dtype=dtype)
+    oracle = _run(op, {name: _exact(x) for name, x in inputs.items()}, "reference", torch.device("cpu"))
+    reference = _run(op, inputs, "reference", torch.device("cpu"))
+    actual = _run(op, inputs, backend, meter.device)
+    rows = []
+    for name, exact in oracle.items():
+        if actual[name].dtype != reference[name].dtype:
+            raise TypeError(f"{name} is {actual[name].dtype}, expected {reference[name].dtype}")
+        rounding = torch.finfo(reference[name].dtype).eps * _rms(exact)
+        budget = BUDGET * (_rms(reference[name] - exact) + ROUNDINGS * rounding)
+        error = _rms(actual[name].cpu() - exact)
+        rows.append({"tensor": name, "rms_error": error, "budget": budget, "ok": bool(error <= budget)})
+    return max(rows, key=lambda row: (not row["ok"], row["rms_error"] / max(row["budget"], 1e-300)))
+
+
+def _run(op: str, inputs: dict[str, Any], backend: str, device: torch.device) -> dict[str, Tensor]:
+    placed = {name: x.detach().to(device) if isinstance(x, Tensor) else x for name, x in inputs.items()}
+    leaves = {
+        name: x.requires_grad_()
+        for name, x in placed.items()
+        if isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())
+    }
+    results = OPS[op](**placed, backend=backend)
+    generator = torch.Generator().manual_seed(1)
+    cotangents = [
+        torch.randn(y.shape, generator=generator, dtype=torch.float64).to(device, torch.bfloat16).to(y.dtype)
+        for y in results
+    ]
+    found = gradients(results, list(leaves.values()), cotangents)
+    return dict(zip(("y", "final state", *(f"d {name}" for name in leaves)), (*results, *found), strict=True))
+
+
+def _exact(x: Any) -> Any:
+    if not isinstance(x, Tensor) or not (x.is_floating_point() or x.is_complex()):
+        return x
+    return x.to(torch.complex128 if x.is_complex() else torch.float64)
+
+
+def _rms(x: Tensor) -> float:
+    return float(x.detach().abs().double().square().mean().sqrt())

@@ -1,0 +1,114 @@
+"""The backend `fla`: recurrent ops on the kernels of flash-linear-attention, where it is installed.
+
+`auto` never picks it; it is there to compare with. Its kernels run causally, so that the other directions flip the
+sequence; gates of -inf, which would be NaN in them, become finite ones that forget as thoroughly.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .pointwise import ACTIVATIONS, bounded_gate
+from .recurrence import directed, run_recurrence, without_autocast
+
+FORGETS_ALL = -110.0  # exp is 0 in fp32; any lower, and the sums of gates in a chunk would lose digits
+
+
+def why_not_attention(q: Tensor, k: Tensor, v: Tensor) -> str | None:
+    """The reason why flash-linear-attention can't run gated linear attention or HGRN2 on these tensors."""
+    if q.shape[-1] > 256 or v.shape[-1] > 256:
+        return f"K and V up to 256, got {q.shape[-1]} and {v.shape[-1]}"
+    return _why_not(q, k, v)
+
+
+def why_not_scan(x: Tensor) -> str | None:
+    """The reason why flash-linear-attention can't run the gated scan on this tensor."""
+    return "no complex scan" if x.is_complex() else _why_not(x)
+
+
+def _why_not(*tensors: Tensor) -> str | None:
+    if tensors[0].device.type != "cuda":
+        return f"needs a GPU, got tensors on {tensors[0].device.type}"
+    if any(tensor.dtype == torch.float64 for tensor in tensors):
+        return "no torch.float64; remedy: torch.float32"
+    if importlib.util.find_spec("fla") is None:
+        return "flash-linear-attention isn't installed; remedy: pip install flash-linear-attention"
+    return None
+
+
+def run_hgrn2(
+    q: Tensor,
+    x: Tensor,
+    v: Tensor,
+    gamma: Tensor,
+    scale: float,
+    q_activation: str,
+    initial_state: Tensor | None,
+    shape: tuple[int, ...],
+    cu_seqlens: Tensor | None,
+    direction: str,
+) -> tuple[Tensor, Tensor]:
+    """Gates in torch and fp32, then `chunk_gla`: as in its layer, but that `k = 1 - exp(log f)` isn't a difference.
+
+    Gradients travel through log f: where f is near 0, what reaches gamma is rounding, and where f is 0, nothing.
+    """
+    with without_autocast(q.device):
+        k, log_f = bounded_gate(x, gamma)
+        q = ACTIVATIONS[q_activation](q)
+    return run_gated_linear_attention(q, k, v, log_f, scale, initial_state, shape, cu_seqlens, direction)
+
+
+def run_gated_linear_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_f: Tensor,
+    scale: float,
+    initial_state: Tensor | None,
+    shape: tuple[int, ...],
+    cu_seqlens: Tensor | None,
+    direction: str,
+) -> tuple[Tensor, Tensor]:
+    """`chunk_gla`, or `chunk_simple_gla` where a head has one gate; q and k in v's dtype, gates and state in fp32."""
+
+    def form(
+        q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, state: Tensor, cu_seqlens: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        options: dict[str, Any] = {"scale": scale, "initial_state": state, "cu_seqlens": cu_seqlens}
+        if log_f.shape[-1] == 1:
+            from fla.ops.simple_gla import chunk_simple_gla
+
+            return chunk_simple_gla(q, k, v, g=log_f.squeeze(-1), output_final_state=True, **options)
+        from fla.ops.gla import chunk_gla
+
+        return chunk_gla(q, k, v, log_f, output_final_state=True, **options)
+
+    if initial_state is None:
+        initial_state = v.new_zeros(shape, dtype=torch.float32)
+    inputs = (q.to(v.dtype), k.to(v.dtype), v, log_f.float().clamp(min=FORGETS_ALL))
+    with without_autocast(q.device):
+        return directed(form, direction, inputs, (), initial_state.float(), cu_seqlens)
+
+
+def run_gated_scan(
+    x: Tensor,
+    log_f: Tensor,
+    theta: Tensor | None,
+    initial_state: Tensor | None,
+    shape: tuple[int, ...],
+    cu_seqlens: Tensor | None,
+    direction: str,
+) -> tuple[Tensor, Tensor]:
+    """`fused_recurrent_hgrn`, in fp32 for the final state's sake; `chunk_hgrn` drops the gradients of both states."""
+
+    def form(x: Tensor, log_f: Tensor, state: Tensor, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor]:
+        from fla.ops.hgrn import fused_recurrent_hgrn
+
+        return fused_recurrent_hgrn(x, log_f, initial_state=state, output_final_state=True, cu_seqlens=cu_seqlens)
+
+    h, final_state = run_recurrence(form, direction, (x, log_f), (), initial_state, shape, cu_seqlens)
+    return h.to(x.dtype), final_state
