@@ -7,7 +7,7 @@ states at their starts, which are a launch of their own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 CHUNK = 16  # tokens that a program takes at a time: the matrix unit's smallest tile
 BLOCK = 64  # tokens between two states that the backward pass starts from
@@ -41,13 +41,6 @@ def choose(T: int, sequences: int, H: int, K: int, V: int, *, direction: str, pa
     whole = T <= SHORT or (programs >= BUSY and direction != "both" and not packed)
     warps = 8 if exact else block_v // 16  # the matrix unit's tiles are 16 high
     return Schedule(None if whole else SHORT, block_k, block_v, warps)
-
-
-def candidates(default: Schedule, T: int) -> list[Schedule]:
-    """At most 8 schedules around the default, for `tune=True`."""
-    segments = [None, *(size for size in (256, 512, 1024) if size < T)]
-    warps = {default.warps, max(1, default.warps // 2)}
-    return [replace(default, segment=s, warps=w) for s in segments for w in sorted(warps, reverse=True)][:8]
 
 
 def block_sizes(K: int, V: int, largest: int) -> tuple[int, int]:

@@ -171,11 +171,8 @@ def load_gamma(gate, head, column, K: tl.constexpr, GATE: tl.constexpr, ACC: tl.
 
 @triton.jit
 def state_at(states, axis, slots, slot, head, H: tl.constexpr, K: tl.constexpr, V: tl.constexpr):
-    """Pointer to [axis,slot,head] of states [directions,slots,H,K,V]; None stays None."""
-    if states is None:
-        return None
-    else:
-        return states + ((slot + axis * slots).to(tl.int64) * H + head) * (K * V)
+    """Pointer to [axis,slot,head] of states [ways,slots,H,K,V]."""
+    return states + ((slot + axis * slots).to(tl.int64) * H + head) * (K * V)
 
 
 @triton.jit
@@ -201,13 +198,34 @@ def within(inside, column, size: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def load_state(pointer, k, v, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, ACC: tl.constexpr):
-    """The entries k x v of a state, laid out as k and v are broadcast; zero where there is no state."""
-    if pointer is None:
-        return (0 * (k + v)).to(ACC)
-    elif K % BK == 0 and V % BV == 0:
+    """The entries k x v of a state, laid out as k and v are broadcast."""
+    if K % BK == 0 and V % BV == 0:
         return tl.load(pointer + k * V + v).to(ACC)
     else:
         return tl.load(pointer + k * V + v, mask=(k < K) & (v < V), other=0.0).to(ACC)
+
+
+@triton.jit
+def load_first_state(
+    states,
+    axis,
+    slots,
+    slot,
+    head,
+    k,
+    v,
+    H: tl.constexpr,
+    K: tl.constexpr,
+    V: tl.constexpr,
+    BK: tl.constexpr,
+    BV: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """`load_state` of [axis,slot,head]; zero where there are no states."""
+    if states is None:
+        return (0 * (k + v)).to(ACC)
+    else:
+        return load_state(state_at(states, axis, slots, slot, head, H, K, V), k, v, K, V, BK, BV, ACC)
 
 
 @triton.jit

@@ -8,7 +8,16 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .triton_chunk import activate, keys_and_gates, load_gamma, load_state, load_tile, state_at, store_state, store_tile
+from .triton_chunk import (
+    activate,
+    keys_and_gates,
+    load_first_state,
+    load_gamma,
+    load_tile,
+    state_at,
+    store_state,
+    store_tile,
+)
 
 
 @triton.jit
@@ -45,7 +54,7 @@ def decode_kernel(
     k, g = keys_and_gates(key_tile, gate, gamma, base, 0, k_index, k_here, GATE, GATE_STRIDE, False, ACC)
     v_tile = load_tile(v + head * V, base, 0, H * V, v_index, v_here, ACC)
 
-    first = state_at(first_states, 0, 0, row, head, H, K, V)
-    state = tl.exp2(g) * load_state(first, k_index, v_index, K, V, BK, BV, ACC) + k * v_tile
+    state = load_first_state(first_states, 0, 0, row, head, k_index, v_index, H, K, V, BK, BV, ACC)
+    state = tl.exp2(g) * state + k * v_tile
     store_state(state_at(final_states, 0, 0, row, head, H, K, V), state, k_index, v_index, K, V, BK, BV)
     store_tile(y + head * V, tl.sum(q_tile * state, 0)[None, :], base, 0, H * V, v_index, v_here)

@@ -18,8 +18,8 @@ from .triton_chunk import (
     find_segment,
     first_slot,
     keys_and_gates,
+    load_first_state,
     load_gamma,
-    load_state,
     load_tile,
     matmul,
     odd_half,
@@ -101,8 +101,9 @@ def forward_kernel(
                     tl.debug_barrier()  # y of other threads is read again
                 k_index, k_across = k0 + tl.arange(0, BK)[:, None], k0 + tl.arange(0, BK)[None, :]
                 gamma = load_gamma(gate, head, k_index, K, GATE, ACC)
-                first = state_at(first_states, axis, segment_slots, slot, head, H, K, V)
-                state = load_state(first, k_across, v_index, K, V, BK, BV, ACC)
+                state = load_first_state(
+                    first_states, axis, segment_slots, slot, head, k_across, v_index, H, K, V, BK, BV, ACC
+                )
                 for n in range(chunks):
                     chunk = n + way * (chunks - 1 - 2 * n)
                     if block_states is not None:  # noqa: SIM102, before anything else is loaded, while registers are free

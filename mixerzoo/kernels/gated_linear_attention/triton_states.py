@@ -16,8 +16,8 @@ from .triton_chunk import (
     chunk_rows,
     first_slot,
     keys_and_gates,
+    load_first_state,
     load_gamma,
-    load_state,
     load_tile,
     matmul,
     sequence_bounds,
@@ -79,8 +79,7 @@ def states_kernel(
 
     parts = tl.maximum(tl.cdiv(total, part_size), 1)
     first = first_slot(cu_seqlens, sequence, T, part_size)
-    outer = state_at(outer_states, axis, sequences, sequence, head, H, K, V)
-    state = load_state(outer, k_row, v_column, K, V, BK, BV, ACC)
+    state = load_first_state(outer_states, axis, sequences, sequence, head, k_row, v_column, H, K, V, BK, BV, ACC)
     for n in range(parts):
         part = tl.where(from_the_end, parts - 1 - n, n)
         length = tl.minimum(total - part * part_size, part_size)
