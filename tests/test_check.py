@@ -183,7 +183,8 @@ def test_a_small_kernel_fits_every_chip(compiled, launch, target):
     took = compiled[launch][target]
     assert took["fits"] and took["spilled"] == 0 and took["shared"] == 0
     assert 0 < took["registers"] < 64 and took["target"] == target
-    assert took["num_warps"] == (2 if launch == "copy" else 4)
+    threads = 32 * (2 if launch == "copy" else 4)
+    assert took["num_warps"] == threads // (64 if target == "gfx942" else 32)
 
 
 @pytest.mark.parametrize("target", TARGETS)

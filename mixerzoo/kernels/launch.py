@@ -28,13 +28,12 @@ class Launch:
         return replace(self, constants=constants, num_warps=max(1, self.num_warps // 2))
 
     def run(self) -> None:
-        if torch.version.hip:
-            self.for_amd()._run()
-        else:
-            self._run()
-
-    def _run(self) -> None:
-        self.kernel[self.grid](**self.arguments, **self.constants, num_warps=self.num_warps, num_stages=self.num_stages)
+        """On the tensors' GPU, whichever is the current one."""
+        launch = self.for_amd() if torch.version.hip else self
+        options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
+        tensor = next(x for x in self.arguments.values() if isinstance(x, Tensor))
+        with torch.cuda.device_of(tensor):
+            self.kernel[self.grid](**launch.arguments, **launch.constants, **options)
 
 
 def interpreted() -> bool:
