@@ -16,6 +16,7 @@ from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import torch
 
@@ -115,12 +116,12 @@ def _count(op: str, busy: bool) -> Counted:
 
     warnings.simplefilter("ignore", RuntimeWarning)  # numpy's, of values that mean nothing here
     torch.set_num_threads(1)
-    schedule.BUSY = 1 if busy else schedule.BUSY  # one head stands for as many as it takes
     function = getattr(import_module(f"mixerzoo.kernels.{op}"), op)
     shape = (1, LENGTH, WIDTH) if op == "gated_scan" else (1, LENGTH, 1, WIDTH)
     tensors = {"hgrn2": 3, "gated_linear_attention": 4, "gated_scan": 2}[op]
     inputs = [torch.full(shape, -0.5, dtype=torch.bfloat16, requires_grad=True) for _ in range(tensors)]
-    moved = measure(lambda *x: function(*x, backend="triton")[0], inputs, LENGTH)
+    with patch.object(schedule, "BUSY", 1 if busy else schedule.BUSY):  # one head stands for as many as it takes
+        moved = measure(lambda *x: function(*x, backend="triton")[0], inputs, LENGTH)
     size = f"{'D' if op == 'gated_scan' else 'K=V'}={WIDTH}"
     return Counted(op, f"bf16 T={LENGTH} {size} {'many' if busy else 'few'} heads", moved)
 

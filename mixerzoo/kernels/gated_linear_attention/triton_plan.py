@@ -67,6 +67,13 @@ class Call:
     def state_shape(self) -> tuple[int, ...]:
         return self._states(self.sequences)
 
+    @property
+    def _widest(self) -> int:
+        """Values that the backward kernel takes at a time for dv: what registers allow."""
+        if self.operand != torch.bfloat16:
+            return 16
+        return 32 if self.direction == "both" else 64
+
     def slots(self, size: int) -> int:
         """Parts of `size` tokens that the sequences have together, at the most: see `first_slot`."""
         B, T = self.q.shape[:2]
@@ -162,7 +169,7 @@ class Call:
             "LAST_WAY": self.ways[1],
             "BK": tile,
             "BV": tile,
-            "WIDE": min(32 if self.direction == "both" else 64, power_of_two(V)),
+            "WIDE": min(self._widest, power_of_two(V)),
             "BLOCKS": BLOCK // 16,
             "LEVELS": (BLOCK // 16).bit_length() - 1,
         }
