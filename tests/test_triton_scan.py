@@ -10,14 +10,10 @@ from torch import Tensor
 
 from mixerzoo.kernels.gated_scan import gated_scan
 from mixerzoo.kernels.gated_scan.cases import make_inputs
-from mixerzoo.kernels.launch import interpreted
 
 from .tolerances import assert_close, assert_identical
 
-pytestmark = [
-    pytest.mark.skipif(not interpreted(), reason="with a GPU, Triton compiles: fp64 and the CPU are not for it"),
-    pytest.mark.usefixtures("poisoned_empty", "small_tiles"),
-]
+pytestmark = pytest.mark.usefixtures("poisoned_empty", "small_tiles")
 
 KINDS: dict[str, dict[str, Any]] = {
     "real": {},
