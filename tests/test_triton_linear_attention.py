@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from mixerzoo import build_mixer, use_backend
 from mixerzoo.kernels.gated_linear_attention import cases as gla_cases
-from mixerzoo.kernels.gated_linear_attention import gated_linear_attention, schedule
+from mixerzoo.kernels.gated_linear_attention import gated_linear_attention, schedule, tuning
 from mixerzoo.kernels.gated_scan.cases import DOCUMENTS
 from mixerzoo.kernels.hgrn2 import cases, hgrn2
 
@@ -135,6 +136,71 @@ def test_mixers_train_prefill_and_step(name: str) -> None:
             head, state = mixer.prefill(x[:, :8])
             tail, _ = mixer.step(x[:, 8], state)
     assert_close(torch.cat([head, tail[:, None]], 1), expected)
+
+
+@pytest.mark.parametrize("op", [hgrn2, gated_linear_attention])
+@pytest.mark.parametrize("strided", [False, True])
+def test_a_token_is_decoded_in_place(op: Any, strided: bool) -> None:
+    inputs = on_triton((cases if op is hgrn2 else gla_cases).make_inputs(T=1))
+    state = inputs["initial_state"].clone()
+    if strided:
+        state = state.transpose(2, 3).contiguous().transpose(2, 3)
+    with torch.no_grad():
+        y, final_state = op(**inputs | {"initial_state": state, "in_place": True})
+        assert_close((y, state), op(**inputs))
+    assert final_state is state
+
+
+def test_decoding_in_place_is_one_launch_without_a_copy() -> None:
+    from mixerzoo.kernels.gated_linear_attention.triton_op import _decode_in_place
+
+    inputs = cases.make_inputs(T=1, dtype=torch.float32)
+    tensors = [inputs[name] for name in ("q", "x", "v", "lower_bound", "initial_state")]
+    torch.library.opcheck(_decode_in_place, (*tensors, 1.0, "logits", "none"))
+
+
+@pytest.mark.parametrize("direction", ["causal", "both"])
+def test_tuning_changes_nothing_but_time(monkeypatch: pytest.MonkeyPatch, direction: str) -> None:
+    """Every candidate in turn is the fastest; a shape is measured once."""
+    monkeypatch.setattr(schedule, "SHORT", 64)
+    monkeypatch.setattr(tuning, "_fastest", {})
+    inputs = cases.make_inputs(**SMALL | {"T": 300, "V": 70}, direction=direction)
+    expected = outputs_and_gradients("hgrn2", inputs | {"backend": "reference"})
+    measured: list[schedule.Schedule] = []
+    for best in range(4):
+
+        def seconds(call: Any, run: Any, best: int = best) -> float:
+            measured.append(call.schedule)
+            return 0.0 if len(measured) == best + 1 else 1.0
+
+        monkeypatch.setattr(tuning, "_seconds", seconds)
+        measured.clear()
+        tuning._fastest.clear()
+        with use_backend("triton", tune=True):
+            for _ in range(2):
+                assert_close(outputs_and_gradients("hgrn2", inputs), expected)
+        assert len(measured) == len(set(measured)) == 6
+        assert list(tuning._fastest.values()) == [measured[best]]
+
+
+def test_tuning_measures_what_it_can_choose(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "_fastest", {})
+    monkeypatch.setattr(tuning, "SECONDS", 0.0)
+    inputs = cases.make_inputs(**SMALL | {"T": 20})
+    expected = hgrn2(**on_triton(inputs))
+    with use_backend("triton", tune=True):
+        assert_close(hgrn2(**inputs), expected)
+    assert len(tuning._fastest) == 1
+
+
+@pytest.mark.parametrize("operand", [torch.bfloat16, torch.float32])
+def test_the_table_s_schedule_is_a_candidate(operand: torch.dtype) -> None:
+    for T, heads, K, V, direction in product(
+        (1, 196, 4096), (1, 128), (3, 64, 256), (60, 128, 256), ("causal", "both")
+    ):
+        chosen = schedule.choose(T, 1, heads, K, V, direction=direction, packed=False, operand=operand)
+        known = schedule.candidates(T, K, V, operand=operand)
+        assert chosen in known and len(known) <= 8
 
 
 def test_widths_beyond_the_kernels_are_named() -> None:

@@ -17,7 +17,7 @@ ENVIRONMENT_VARIABLE = "MIXERZOO_BACKEND"
 
 Run = Callable[..., Any]
 
-_chosen: list[str] = []
+_chosen: list[tuple[str, bool]] = []
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,12 @@ class Backend:
 
 
 @contextmanager
-def use_backend(name: str) -> Iterator[None]:
-    """Run every op inside the block on one backend: `with use_backend("reference"): y = mixer(x)`."""
-    _chosen.append(_known(name))
+def use_backend(name: str, *, tune: bool = False) -> Iterator[None]:
+    """Run every op inside the block on one backend: `with use_backend("reference"): y = mixer(x)`.
+
+    tune: where a backend has several schedules for a shape, measure them at its first call, and keep the fastest for
+    as long as the process lives. Without, a table decides."""
+    _chosen.append((_known(name), tune))
     try:
         yield
     finally:
@@ -49,12 +52,17 @@ def resolve(op: str, backends: tuple[Backend, ...], requested: str | None, **inp
 
     Raises ValueError when the requested backend is unknown or can't run, and lists what each one can do.
     """
-    name = _known(requested or (_chosen[-1] if _chosen else os.environ.get(ENVIRONMENT_VARIABLE) or "auto"))
+    name = _known(requested or (_chosen[-1][0] if _chosen else os.environ.get(ENVIRONMENT_VARIABLE) or "auto"))
     for backend in backends:
         wanted = backend.name == name or (name == "auto" and backend.automatic(**inputs))
         if wanted and backend.unsupported(**inputs) is None:
             return backend
     raise ValueError(f"backend {name!r} can't run {op} here. {explain(backends, **inputs)}. Remedy: backend='auto'")
+
+
+def tuning() -> bool:
+    """Whether the innermost `use_backend` asks for measured schedules."""
+    return bool(_chosen) and _chosen[-1][1]
 
 
 def explain(backends: tuple[Backend, ...], **inputs: Any) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .pointwise import ACTIVATIONS, bounded_gate
-from .recurrence import directed, run_recurrence, without_autocast
+from .recurrence import Walk, directed, run_recurrence, without_autocast
 
 FORGETS_ALL = -110.0  # exp is 0 in fp32; any lower, and the sums of gates in a chunk would lose digits
 
@@ -47,10 +47,7 @@ def run_hgrn2(
     gamma: Tensor,
     scale: float,
     q_activation: str,
-    initial_state: Tensor | None,
-    shape: tuple[int, ...],
-    cu_seqlens: Tensor | None,
-    direction: str,
+    walk: Walk,
 ) -> tuple[Tensor, Tensor]:
     """Gates in torch and fp32, then `chunk_gla`: as in its layer, but that `k = 1 - exp(log f)` isn't a difference.
 
@@ -59,7 +56,7 @@ def run_hgrn2(
     with without_autocast(q.device):
         k, log_f = bounded_gate(x, gamma)
         q = ACTIVATIONS[q_activation](q)
-    return run_gated_linear_attention(q, k, v, log_f, scale, initial_state, shape, cu_seqlens, direction)
+    return run_gated_linear_attention(q, k, v, log_f, scale, walk)
 
 
 def run_gated_linear_attention(
@@ -68,10 +65,7 @@ def run_gated_linear_attention(
     v: Tensor,
     log_f: Tensor,
     scale: float,
-    initial_state: Tensor | None,
-    shape: tuple[int, ...],
-    cu_seqlens: Tensor | None,
-    direction: str,
+    walk: Walk,
 ) -> tuple[Tensor, Tensor]:
     """`chunk_gla`, or `chunk_simple_gla` where a head has one gate; q and k in v's dtype, gates and state in fp32."""
 
@@ -87,21 +81,18 @@ def run_gated_linear_attention(
 
         return chunk_gla(q, k, v, log_f, output_final_state=True, **options)
 
-    if initial_state is None:
-        initial_state = v.new_zeros(shape, dtype=torch.float32)
+    state = walk.initial_state
+    state = v.new_zeros(walk.state_shape, dtype=torch.float32) if state is None else state.float()
     inputs = (q.to(v.dtype), k.to(v.dtype), v, log_f.float().clamp(min=FORGETS_ALL))
     with without_autocast(q.device):
-        return directed(form, direction, inputs, (), initial_state.float(), cu_seqlens)
+        return directed(form, walk.direction, inputs, (), state, walk.cu_seqlens)
 
 
 def run_gated_scan(
     x: Tensor,
     log_f: Tensor,
     theta: Tensor | None,
-    initial_state: Tensor | None,
-    shape: tuple[int, ...],
-    cu_seqlens: Tensor | None,
-    direction: str,
+    walk: Walk,
 ) -> tuple[Tensor, Tensor]:
     """`fused_recurrent_hgrn`, in fp32 for the final state's sake; `chunk_hgrn` drops the gradients of both states."""
 
@@ -110,5 +101,5 @@ def run_gated_scan(
 
         return fused_recurrent_hgrn(x, log_f, initial_state=state, output_final_state=True, cu_seqlens=cu_seqlens)
 
-    h, final_state = run_recurrence(form, direction, (x, log_f), (), initial_state, shape, cu_seqlens)
+    h, final_state = run_recurrence(form, (x, log_f), (), walk)
     return h.to(x.dtype), final_state

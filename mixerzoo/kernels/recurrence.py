@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,14 +14,28 @@ DIRECTIONS = ("causal", "reverse", "both")
 Form = Callable[..., tuple[Tensor, Tensor]]
 
 
+class Walk(NamedTuple):
+    """How an op goes through time: from which state (None: zeros of that shape), over which sequences, which way, and
+    whether the final state takes the initial one's place in memory."""
+
+    initial_state: Tensor | None
+    state_shape: tuple[int, ...]
+    cu_seqlens: Tensor | None
+    direction: str
+    in_place: bool
+
+
+def finish(y: Tensor, final_state: Tensor, walk: Walk) -> tuple[Tensor, Tensor]:
+    """What an op returns. A backend that writes in place has returned the initial state itself."""
+    if walk.initial_state is None or not walk.in_place:
+        return y, final_state
+    if final_state is not walk.initial_state:
+        walk.initial_state.copy_(final_state)
+    return y, walk.initial_state
+
+
 def run_recurrence(
-    form: Form,
-    direction: str,
-    inputs: tuple[Tensor, ...],
-    parameters: tuple[Tensor | None, ...],
-    initial_state: Tensor | None,
-    state_shape: tuple[int, ...],
-    cu_seqlens: Tensor | None,
+    form: Form, inputs: tuple[Tensor, ...], parameters: tuple[Tensor | None, ...], walk: Walk
 ) -> tuple[Tensor, Tensor]:
     """`form(*inputs, *parameters, initial_state, cu_seqlens) -> (y, final_state)` in fp32 at least, in a direction.
 
@@ -29,8 +43,9 @@ def run_recurrence(
     `both` sums the two outputs, so that token t counts twice (as the HGRN authors do), and its states carry a leading
     axis of 2: causal, reverse. One fp64 tensor makes everything fp64; autocast is off inside.
     """
+    initial_state = walk.initial_state
     if initial_state is None:
-        initial_state = inputs[0].new_zeros(state_shape)
+        initial_state = inputs[0].new_zeros(walk.state_shape)
     tensors = [tensor for tensor in (*inputs, *parameters, initial_state) if tensor is not None]
     exact = any(tensor.dtype in (torch.float64, torch.complex128) for tensor in tensors)
     real, complex = (torch.float64, torch.complex128) if exact else (torch.float32, torch.complex64)
@@ -41,7 +56,7 @@ def run_recurrence(
     inputs = tuple(cast(tensor) for tensor in inputs)
     parameters = tuple(None if tensor is None else cast(tensor) for tensor in parameters)
     with without_autocast(initial_state.device):
-        return directed(form, direction, inputs, parameters, cast(initial_state), cu_seqlens)
+        return directed(form, walk.direction, inputs, parameters, cast(initial_state), walk.cu_seqlens)
 
 
 def directed(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .recurrence import DIRECTIONS
+from .recurrence import DIRECTIONS, Walk
 
 
 def check_shape(name: str, tensor: Tensor, layout: str, expected: tuple[int, ...]) -> None:
@@ -41,10 +41,34 @@ def number_of_sequences(x: Tensor, cu_seqlens: Tensor | None) -> int:
     return cu_seqlens.numel() - 1
 
 
-def state_shape(initial_state: Tensor | None, layout: str, shape: tuple[int, ...], direction: str) -> tuple[int, ...]:
-    """The shape of the op's states, which a given one must have. `direction="both"` has one each way, on axis 0."""
+def check_walk(
+    x: Tensor,
+    initial_state: Tensor | None,
+    layout: str,
+    shape: tuple[int, ...],
+    cu_seqlens: Tensor | None,
+    direction: str,
+    in_place: bool,
+) -> Walk:
+    """Checks what is not an op's own; `shape` is that of one sequence's state, `layout` of all of them, "[B,...]".
+
+    `direction="both"` has a state each way, on axis 0."""
+    check_direction(direction)
+    shape = (number_of_sequences(x, cu_seqlens), *shape)
     if direction == "both":
         layout, shape = f"[2,{layout[1:]}", (2, *shape)
     if initial_state is not None:
         check_shape("initial_state", initial_state, layout, shape)
-    return shape
+    if in_place:
+        _check_in_place(x, initial_state)
+    return Walk(initial_state, shape, cu_seqlens, direction, in_place)
+
+
+def _check_in_place(x: Tensor, initial_state: Tensor | None) -> None:
+    if initial_state is None:
+        raise ValueError("in_place=True needs an initial_state to write the final one into, got None")
+    needed = torch.promote_types(torch.promote_types(x.dtype, initial_state.dtype), torch.float32)
+    if initial_state.dtype != needed:
+        raise ValueError(f"in_place=True needs an initial_state in {needed}, got {initial_state.dtype}")
+    if torch.is_grad_enabled():
+        raise ValueError("in_place=True overwrites what gradients need; remedy: torch.no_grad(), or in_place=False")

@@ -75,6 +75,12 @@ OP_ERRORS = [
     (lambda: gated_scan(X.cfloat(), X, X[0, 0, :2]), "theta must be [D]=(3,) or [B,T,D]=(2, 5, 3), got (2,)"),
     (lambda: gated_scan(X, X, initial_state=X[:, 0, :2]), "initial_state must be [B,D]=(2, 3), got (2, 2)"),
     (lambda: gated_scan(X, X, initial_state=X[:, 0], direction="both"), "initial_state must be [2,B,D]=(2, 2, 3)"),
+    (lambda: gated_scan(X, X, in_place=True), "in_place=True needs an initial_state to write the final one into"),
+    (
+        lambda: gated_scan(X, X, initial_state=X[:, 0].bfloat16(), in_place=True),
+        "in_place=True needs an initial_state in torch.float32, got torch.bfloat16",
+    ),
+    (lambda: gated_scan(X, X, initial_state=X[:, 0], in_place=True), "remedy: torch.no_grad(), or in_place=False"),
     (lambda: gated_scan(X, X, direction="left"), "unknown direction 'left'; known: causal, reverse, both"),
     (lambda: gated_scan(X, X, cu_seqlens=torch.tensor([0, 5])), "cu_seqlens needs one packed row, B=1, got B=2"),
     (

@@ -219,6 +219,19 @@ def test_both_directions_are_a_causal_and_a_flipped_run(op: str, options: dict, 
     assert_close(function(op)(**inputs), expected)
 
 
+@each_recurrence
+@pytest.mark.parametrize("T", [1, 20])
+@pytest.mark.parametrize("direction", ["causal", "both"])
+def test_a_state_is_overwritten_when_asked(op: str, options: dict, T: int, direction: str) -> None:
+    for backend in ("reference", *backends(op)):
+        inputs = folder(op, "cases").make_inputs(T=T, direction=direction, **options) | {"backend": backend}
+        state = inputs["initial_state"].clone()
+        with torch.no_grad():
+            y, final_state = function(op)(**inputs | {"initial_state": state, "in_place": True})
+            assert_close((y, state), function(op)(**inputs))
+        assert final_state is state
+
+
 @each_case
 def test_inputs_are_left_alone(op: str, case: str) -> None:
     inputs = inputs_of(op, case, torch.float32)

@@ -7,8 +7,8 @@ from torch import Tensor
 from ..dispatch import Backend, Run, resolve
 from ..flash_linear_attention import run_gated_linear_attention, why_not_attention
 from ..launch import why_not_triton
-from ..recurrence import Form, run_recurrence
-from ..validation import check_direction, check_shape, number_of_sequences, state_shape
+from ..recurrence import Form, Walk, finish, run_recurrence
+from ..validation import check_shape, check_walk
 from .chunked import chunked
 from .reference import reference
 
@@ -20,12 +20,9 @@ def _in_full_precision(form: Form) -> Run:
         v: Tensor,
         log_f: Tensor,
         scale: float,
-        initial_state: Tensor | None,
-        shape: tuple[int, ...],
-        cu_seqlens: Tensor | None,
-        direction: str,
+        walk: Walk,
     ) -> tuple[Tensor, Tensor]:
-        y, state = run_recurrence(form, direction, (q, k, v, log_f), (), initial_state, shape, cu_seqlens)
+        y, state = run_recurrence(form, (q, k, v, log_f), (), walk)
         return (y if scale == 1 else scale * y).to(v.dtype), state
 
     return run
@@ -37,15 +34,12 @@ def _on_triton(
     v: Tensor,
     log_f: Tensor,
     scale: float,
-    initial_state: Tensor | None,
-    shape: tuple[int, ...],
-    cu_seqlens: Tensor | None,
-    direction: str,
+    walk: Walk,
 ) -> tuple[Tensor, Tensor]:
     from .triton_op import attend
 
     kind = "head" if log_f.shape[-1] == 1 else "channel"
-    return attend(q, k, v, log_f, initial_state, cu_seqlens, scale, kind, "none", direction)
+    return attend(q, k, v, log_f, scale, kind, "none", walk)
 
 
 def why_not_wide(q: Tensor, k: Tensor, v: Tensor) -> str | None:
@@ -73,6 +67,7 @@ def gated_linear_attention(
     initial_state: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
     direction: str = "causal",
+    in_place: bool = False,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`S_t = Diag(f_t) S_{t-1} + k_t v_t^T`, `y_t = scale q_t S_t`.
@@ -88,6 +83,7 @@ def gated_linear_attention(
         initial_state: [B,H,K,V]; None is zero.
         cu_seqlens: [N+1] integers, N documents packed into one row (B=1); states are [N,H,K,V].
         direction: causal | reverse | both. Both sums the two; its states are [2,B,H,K,V].
+        in_place: write the final state into initial_state (fp32), under torch.no_grad(), and return that.
         backend: see `kernels.dispatch`.
 
     Returns:
@@ -98,11 +94,10 @@ def gated_linear_attention(
     B, T, H, K, V = check_qkv(q, k, v)
     if tuple(log_f.shape) not in ((B, T, H, K), (B, T, H, 1)):
         raise ValueError(f"log_f must be [B,T,H,K]={(B, T, H, K)} or [B,T,H,1], got {tuple(log_f.shape)}")
-    check_direction(direction)
-    sequences = number_of_sequences(q, cu_seqlens)
-    shape = state_shape(initial_state, "[B,H,K,V]", (sequences, H, K, V), direction)
+    walk = check_walk(q, initial_state, "[B,H,K,V]", (H, K, V), cu_seqlens, direction, in_place)
     chosen = resolve("gated_linear_attention", BACKENDS, backend, q=q, k=k, v=v)
-    return chosen.run(q, k, v, log_f, scale, initial_state, shape, cu_seqlens, direction)
+    y, state = chosen.run(q, k, v, log_f, scale, walk)
+    return finish(y, state, walk)
 
 
 def check_qkv(q: Tensor, k: Tensor, v: Tensor, k_name: str = "k") -> tuple[int, int, int, int, int]:

@@ -9,24 +9,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 CHUNK = 16  # tokens that a program takes at a time: the matrix unit's smallest tile
-BLOCK = 64  # tokens between two states that the backward pass starts from
 SHORT = 256  # up to here one launch is worth more than parallelism: 196 tokens of an image, a prompt
 BUSY = 96  # programs from which a GPU of 108 to 144 multiprocessors has enough to do
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """segment: tokens a program walks, a multiple of CHUNK; None: all of the sequence."""
+    """segment: tokens a program walks, None for all of the sequence. block: tokens between two of the states that the
+    backward pass starts from. CHUNK divides block, and block segment."""
 
     segment: int | None
+    block: int
     block_k: int
     block_v: int
     warps: int
 
 
-def choose(T: int, sequences: int, H: int, K: int, V: int, *, direction: str, packed: bool, exact: bool) -> Schedule:
-    """The default, without tuning; `exact` is fp32, whose products the matrix unit doesn't do.
+def choose(
+    T: int, sequences: int, H: int, K: int, V: int, *, direction: str, packed: bool, operand: torch.dtype
+) -> Schedule:
+    """The default, without tuning.
 
     | T       | sequences x H x blocks of V | direction       | segment |
     | ------- | --------------------------- | --------------- | ------- |
@@ -36,11 +41,28 @@ def choose(T: int, sequences: int, H: int, K: int, V: int, *, direction: str, pa
 
     Documents differ in length, and both directions read a segment twice, the second time from cache if it is short.
     """
-    block_k, block_v = block_sizes(K, V, 64 if exact else 128)
-    programs = sequences * H * -(-V // block_v)
+    first = _schedule(None, _largest(operand), K, V, operand)
+    programs = sequences * H * -(-V // first.block_v)
     whole = T <= SHORT or (programs >= BUSY and direction != "both" and not packed)
-    warps = 8 if exact else block_v // 16  # the matrix unit's tiles are 16 high
-    return Schedule(None if whole else SHORT, block_k, block_v, warps)
+    return first if whole else _schedule(SHORT, _largest(operand), K, V, operand)
+
+
+def candidates(T: int, K: int, V: int, *, operand: torch.dtype) -> list[Schedule]:
+    """What tuning tries, at most six, all that `choose` can return among them."""
+    segments = [None, *(size for size in (SHORT, 4 * SHORT) if size < T)]
+    widths = {min(width, power_of_two(V)) for width in (_largest(operand), _largest(operand) // 2)}
+    return [_schedule(segment, width, K, V, operand) for width in sorted(widths) for segment in segments]
+
+
+def _schedule(segment: int | None, largest: int, K: int, V: int, operand: torch.dtype) -> Schedule:
+    """In fp32, which the matrix unit doesn't multiply, operands stay in registers: smaller blocks, more warps."""
+    block_k, block_v = block_sizes(K, V, largest)
+    warps = block_v // 16 if operand == torch.bfloat16 else 8  # the matrix unit's tiles are 16 high
+    return Schedule(segment, 16 if operand == torch.float32 else 64, block_k, block_v, warps)
+
+
+def _largest(operand: torch.dtype) -> int:
+    return 128 if operand == torch.bfloat16 else 64
 
 
 def block_sizes(K: int, V: int, largest: int) -> tuple[int, int]:

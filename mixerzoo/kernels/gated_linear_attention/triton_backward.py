@@ -1,4 +1,4 @@
-"""The backward kernel: a program has a block of 64 tokens and a head, the state S that enters the block and the
+"""The backward kernel: a program has a block of tokens and a head, the state S that enters the block and the
 gradient dS that leaves it. `triton_forward` has stored the one and `triton_states` the other.
 
     dA_ij = dy_i . v_j

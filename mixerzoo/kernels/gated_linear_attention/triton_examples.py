@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..launch import Launch
+from .schedule import Schedule, candidates
 from .triton_plan import plan_call
 
 WIDTHS = ((128, 128), (64, 64), (32, 32), (16, 16), (1, 1), (100, 60), (64, 128), (256, 256))
@@ -24,9 +25,13 @@ def examples() -> Iterator[tuple[str, list[Launch]]]:
         yield _example("hgrn2", torch.bfloat16, direction, ROWS, K, K)
     for K, gate in product((128, 64), ("channel", "head")):
         yield _example(f"gated_linear_attention gate per {gate}", torch.bfloat16, "causal", ROWS, K, K)
-    for dtype in (torch.float16, torch.float32):
-        yield _example("hgrn2", dtype, "causal", ROWS, 64, 64)
-    yield _example(*SINGLE, LONG, 128, 128)
+    yield _example("hgrn2", torch.float16, "causal", ROWS, 64, 64)
+    for K, direction in product((128, 64), ("causal", "both")):
+        yield _example("hgrn2", torch.float32, direction, ROWS, K, K)
+    for gate in ("channel", "head"):
+        yield _example(f"gated_linear_attention gate per {gate}", torch.float32, "causal", ROWS, 64, 64)
+    for schedule in candidates(LONG[1], 128, 128, operand=torch.bfloat16):
+        yield _example(*SINGLE, LONG, 128, 128, schedule=schedule)
     yield _example(*SINGLE, LONG, 128, 128, packed=True)
     yield _example("hgrn2", torch.bfloat16, "both", IMAGE, 64, 64)
     for K in (128, 64):
@@ -42,6 +47,7 @@ def _example(
     V: int,
     *,
     packed: bool = False,
+    schedule: Schedule | None = None,
 ) -> tuple[str, list[Launch]]:
     B, T, H = shape
 
@@ -52,9 +58,12 @@ def _example(
     gate = tensor(H, K, dtype=torch.float32) if kind == "logits" else tensor(B, T, H, K if kind == "channel" else 1)
     cu_seqlens = tensor(9, dtype=torch.int32) if packed else None
     q, key, v, y = tensor(B, T, H, K), tensor(B, T, H, K), tensor(B, T, H, V), tensor(B, T, H, V)
-    call = plan_call(q, key, v, gate, cu_seqlens, 1.0, kind, "silu" if kind == "logits" else "none", direction)
+    activation = "silu" if kind == "logits" else "none"
+    call = plan_call(q, key, v, gate, cu_seqlens, 1.0, kind, activation, direction, schedule)
     state = tensor(*call.state_shape, dtype=call.precision)
     label = f"{name} {str(dtype).removeprefix('torch.')} {direction} B={B} T={T} H={H} K={K} V={V}{' packed' * packed}"
+    if schedule is not None:
+        label += f" segment={schedule.segment or 'all'} BV={schedule.block_v}"
     if T == 1:
         return label, call.decode(y, state, state)
     states = call.new_block_states()

@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..dispatch import tuning
+from ..recurrence import Walk
 from .triton_plan import Call, plan_call
+from .tuning import fastest
 
 
 def attend(
@@ -13,16 +16,17 @@ def attend(
     key: Tensor,
     v: Tensor,
     gate: Tensor,
-    initial_state: Tensor | None,
-    cu_seqlens: Tensor | None,
     scale: float,
     kind: str,
     activation: str,
-    direction: str,
+    walk: Walk,
 ) -> tuple[Tensor, Tensor]:
     """(y, final state). `kind` says what key and gate are: see `triton_plan.Call`."""
-    save = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, key, v, gate, initial_state))
-    y, final_state, _ = _forward(q, key, v, gate, initial_state, cu_seqlens, scale, kind, activation, direction, save)
+    state, _, cu_seqlens, direction, in_place = walk
+    save = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, key, v, gate, state))
+    if in_place and state is not None and state.is_contiguous() and _is_decoding(q, cu_seqlens, direction, save):
+        return _decode_in_place(q, key, v, gate, state, scale, kind, activation), state
+    y, final_state, _ = _forward(q, key, v, gate, state, cu_seqlens, scale, kind, activation, direction, save)
     return y, final_state if direction == "both" else final_state[0]
 
 
@@ -44,12 +48,16 @@ def _forward(
     y, final_states, block_states = _outputs(call, save)
     if initial_state is not None:
         initial_state = initial_state.contiguous()
-    if q.shape[1] == 1 and cu_seqlens is None and direction != "both" and not save:
-        launches = call.decode(y, final_states, initial_state)
-    else:
-        launches = call.forward(y, block_states if save else None, final_states, initial_state)
-    for launch in launches:
-        launch.run()
+
+    def run(call: Call) -> None:
+        if _is_decoding(q, cu_seqlens, direction, save):
+            launches = call.decode(y, final_states, initial_state)
+        else:
+            launches = call.forward(y, block_states if save else None, final_states, initial_state)
+        for launch in launches:
+            launch.run()
+
+    run(fastest(call, run) if tuning() else call)
     return y, final_states, block_states
 
 
@@ -58,10 +66,30 @@ def _(q, key, v, gate, initial_state, cu_seqlens, scale, kind, activation, direc
     return _outputs(plan_call(q, key, v, gate, cu_seqlens, scale, kind, activation, direction), save)
 
 
+def _is_decoding(q: Tensor, cu_seqlens: Tensor | None, direction: str, save: bool) -> bool:
+    return q.shape[1] == 1 and cu_seqlens is None and direction != "both" and not save
+
+
 def _outputs(call: Call, save: bool) -> tuple[Tensor, Tensor, Tensor]:
     y = call.v.new_empty(call.v.shape)
     final_states = call.q.new_empty(call.state_shape, dtype=call.precision)
     return y, final_states, call.new_block_states() if save else call.q.new_empty(0)
+
+
+@torch.library.custom_op("mixerzoo::linear_attention_decode", mutates_args=("state",))
+def _decode_in_place(
+    q: Tensor, key: Tensor, v: Tensor, gate: Tensor, state: Tensor, scale: float, kind: str, activation: str
+) -> Tensor:
+    """One token: y; `state` [B,H,K,V] becomes the final one."""
+    y = v.new_empty(v.shape)
+    for launch in plan_call(q, key, v, gate, None, scale, kind, activation, "causal").decode(y, state, state):
+        launch.run()
+    return y
+
+
+@_decode_in_place.register_fake
+def _(q, key, v, gate, state, scale, kind, activation):
+    return v.new_empty(v.shape)
 
 
 @torch.library.custom_op("mixerzoo::linear_attention_backward", mutates_args=())

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..launch import Launch, interpreted
-from .schedule import BLOCK, CHUNK, Schedule, choose, power_of_two
+from .schedule import CHUNK, Schedule, candidates, choose, power_of_two
 from .triton_backward import backward_kernel
 from .triton_decode import decode_kernel
 from .triton_forward import forward_kernel
@@ -47,12 +47,13 @@ class Call:
         return self.q.shape[0] if self.cu_seqlens is None else self.cu_seqlens.numel() - 1
 
     @property
-    def v_blocks(self) -> int:
-        return -(-self.v.shape[-1] // self.schedule.block_v)
+    def candidates(self) -> list[Schedule]:
+        T, K, V = self.q.shape[1], self.q.shape[3], self.v.shape[3]
+        return candidates(T, K, V, operand=self.operand)
 
     @property
     def blocks(self) -> int:
-        return self.slots(BLOCK)
+        return self.slots(self.schedule.block)
 
     @property
     def operand(self) -> torch.dtype:
@@ -108,7 +109,7 @@ class Call:
             "BK": schedule.block_k,
             "BV": schedule.block_v,
             "C": CHUNK,
-            "PER_BLOCK": BLOCK // CHUNK,
+            "PER_BLOCK": schedule.block // CHUNK,
             "LEVELS": CHUNK.bit_length() - 1,
             "SEGMENTED": schedule.segment is not None,
         }
@@ -153,8 +154,8 @@ class Call:
     ) -> list[Launch]:
         """Writes `gradients`: dq, dkey, dv, dgate (of logits a part for every block, [blocks,H,K]), and that of the
         initial state."""
-        block_gradients = torch.empty_like(block_states)
-        states = self._states_launch(last_gradients, dy, block_gradients, first_gradients, BLOCK, adjoint=True)
+        block, block_gradients = self.schedule.block, torch.empty_like(block_states)
+        states = self._states_launch(last_gradients, dy, block_gradients, first_gradients, block, adjoint=True)
         K, V, tile = self.q.shape[3], self.v.shape[3], 16
         tensors = {
             "dy": dy,
@@ -170,8 +171,8 @@ class Call:
             "BK": tile,
             "BV": tile,
             "WIDE": min(self._widest, power_of_two(V)),
-            "BLOCKS": BLOCK // 16,
-            "LEVELS": (BLOCK // 16).bit_length() - 1,
+            "BLOCKS": block // 16,
+            "LEVELS": (block // 16).bit_length() - 1,
         }
         arguments, constants = self._arguments(self.v) | tensors, self._constants() | constants
         return [states, Launch(backward_kernel, (self.blocks, self.q.shape[2]), arguments, constants, 8)]
@@ -254,9 +255,7 @@ def plan_call(
     B, T, H, K = q.shape
     sequences = B if cu_seqlens is None else cu_seqlens.numel() - 1
     if schedule is None:
-        exact = _operand(q, key, v) != torch.bfloat16
-        schedule = choose(
-            T, sequences, H, K, v.shape[3], direction=direction, packed=cu_seqlens is not None, exact=exact
-        )
+        packed, operand = cu_seqlens is not None, _operand(q, key, v)
+        schedule = choose(T, sequences, H, K, v.shape[3], direction=direction, packed=packed, operand=operand)
     q, key, v, gate = (x.contiguous() for x in (q, key, v, gate))
     return Call(q, key, v, gate, cu_seqlens, scale, kind, activation, direction, schedule)

@@ -7,8 +7,8 @@ from torch import Tensor
 from ..dispatch import Backend, Run, resolve
 from ..flash_linear_attention import run_gated_scan, why_not_scan
 from ..launch import why_not_triton
-from ..recurrence import Form, run_recurrence
-from ..validation import check_direction, check_shape, number_of_sequences, state_shape
+from ..recurrence import Form, Walk, finish, run_recurrence
+from ..validation import check_shape, check_walk
 from .chunked import chunked
 from .reference import reference
 
@@ -18,13 +18,10 @@ def _in_full_precision(form: Form) -> Run:
         x: Tensor,
         log_f: Tensor,
         theta: Tensor | None,
-        initial_state: Tensor | None,
-        shape: tuple[int, ...],
-        cu_seqlens: Tensor | None,
-        direction: str,
+        walk: Walk,
     ) -> tuple[Tensor, Tensor]:
         inputs, parameters = ((x, log_f), (None,)) if theta is None else ((x, log_f, theta.expand(x.shape)), ())
-        h, final_state = run_recurrence(form, direction, inputs, parameters, initial_state, shape, cu_seqlens)
+        h, final_state = run_recurrence(form, inputs, parameters, walk)
         return h.to(x.dtype), final_state
 
     return run
@@ -34,14 +31,11 @@ def _on_triton(
     x: Tensor,
     log_f: Tensor,
     theta: Tensor | None,
-    initial_state: Tensor | None,
-    shape: tuple[int, ...],
-    cu_seqlens: Tensor | None,
-    direction: str,
+    walk: Walk,
 ) -> tuple[Tensor, Tensor]:
     from .triton_op import scan
 
-    return scan(x, log_f, theta, initial_state, cu_seqlens, direction)
+    return scan(x, log_f, theta, walk.initial_state, walk.cu_seqlens, walk.direction)
 
 
 BACKENDS = (
@@ -60,6 +54,7 @@ def gated_scan(
     initial_state: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
     direction: str = "causal",
+    in_place: bool = False,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`h_t = f_t e^{i theta} h_{t-1} + x_t`, elementwise; without theta the real `h_t = f_t h_{t-1} + x_t`.
@@ -73,6 +68,7 @@ def gated_scan(
         initial_state: [B,D]; None is zero.
         cu_seqlens: [N+1] integers, N documents packed into one row (B=1); states are [N,D].
         direction: causal | reverse | both. Both sums the two; its states are [2,B,D].
+        in_place: write the final state into initial_state (fp32), under torch.no_grad(), and return that.
         backend: see `kernels.dispatch`.
 
     Returns:
@@ -89,11 +85,10 @@ def gated_scan(
         )
     if theta is not None and tuple(theta.shape) not in ((D,), (B, T, D)):
         raise ValueError(f"theta must be [D]={(D,)} or [B,T,D]={(B, T, D)}, got {tuple(theta.shape)}")
-    check_direction(direction)
-    sequences = number_of_sequences(x, cu_seqlens)
-    shape = state_shape(initial_state, "[B,D]", (sequences, D), direction)
+    walk = check_walk(x, initial_state, "[B,D]", (D,), cu_seqlens, direction, in_place)
     chosen = resolve("gated_scan", BACKENDS, backend, x=x)
-    return chosen.run(x, log_f, theta, initial_state, shape, cu_seqlens, direction)
+    h, state = chosen.run(x, log_f, theta, walk)
+    return finish(h, state, walk)
 
 
 def _dimensions(x: Tensor) -> tuple[int, int, int]:

@@ -9,8 +9,8 @@ from ..dispatch import Backend, Run, resolve
 from ..flash_linear_attention import run_hgrn2, why_not_attention
 from ..gated_linear_attention.op import check_qkv, why_not_wide
 from ..pointwise import ACTIVATIONS
-from ..recurrence import Form, run_recurrence
-from ..validation import check_direction, check_lower_bound, number_of_sequences, state_shape
+from ..recurrence import Form, Walk, finish, run_recurrence
+from ..validation import check_lower_bound, check_walk
 from .chunked import chunked
 from .reference import reference
 
@@ -23,15 +23,12 @@ def _in_full_precision(form: Form) -> Run:
         gamma: Tensor,
         scale: float,
         q_activation: str,
-        initial_state: Tensor | None,
-        shape: tuple[int, ...],
-        cu_seqlens: Tensor | None,
-        direction: str,
+        walk: Walk,
     ) -> tuple[Tensor, Tensor]:
         def activated(q: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
             return form(ACTIVATIONS[q_activation](q), *rest)
 
-        y, state = run_recurrence(activated, direction, (q, x, v), (gamma,), initial_state, shape, cu_seqlens)
+        y, state = run_recurrence(activated, (q, x, v), (gamma,), walk)
         return (y if scale == 1 else scale * y).to(v.dtype), state
 
     return run
@@ -44,15 +41,12 @@ def _on_triton(
     gamma: Tensor,
     scale: float,
     q_activation: str,
-    initial_state: Tensor | None,
-    shape: tuple[int, ...],
-    cu_seqlens: Tensor | None,
-    direction: str,
+    walk: Walk,
 ) -> tuple[Tensor, Tensor]:
     from ..gated_linear_attention.triton_op import attend
 
     gamma = gamma.to(torch.promote_types(gamma.dtype, torch.float32)).expand(q.shape[2:])
-    return attend(q, x, v, gamma, initial_state, cu_seqlens, scale, "logits", q_activation, direction)
+    return attend(q, x, v, gamma, scale, "logits", q_activation, walk)
 
 
 BACKENDS = (
@@ -74,6 +68,7 @@ def hgrn2(
     initial_state: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
     direction: str = "causal",
+    in_place: bool = False,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`f_t = gamma + (1-gamma) sigmoid(x_t)`, `S_t = Diag(f_t) S_{t-1} + (1-f_t) v_t^T`, `y_t = scale q_t S_t`.
@@ -91,6 +86,7 @@ def hgrn2(
         initial_state: [B,H,K,V]; None is zero.
         cu_seqlens: [N+1] integers, N documents packed into one row (B=1); states are [N,H,K,V].
         direction: causal | reverse | both. Both sums the two; its states are [2,B,H,K,V].
+        in_place: write the final state into initial_state (fp32), under torch.no_grad(), and return that.
         backend: see `kernels.dispatch`.
 
     Returns:
@@ -100,13 +96,12 @@ def hgrn2(
     Raises ValueError for inconsistent shapes and for a backend that can't run."""
     _, _, H, K, V = check_qkv(q, x, v, k_name="x")
     gamma = _lower_bound(lower_bound, q, (H, K))
-    check_direction(direction)
-    sequences = number_of_sequences(q, cu_seqlens)
+    walk = check_walk(q, initial_state, "[B,H,K,V]", (H, K, V), cu_seqlens, direction, in_place)
     if q_activation not in ACTIVATIONS:
         raise ValueError(f"unknown q_activation {q_activation!r}; known: {', '.join(ACTIVATIONS)}")
-    shape = state_shape(initial_state, "[B,H,K,V]", (sequences, H, K, V), direction)
     chosen = resolve("hgrn2", BACKENDS, backend, q=q, k=x, v=v)
-    return chosen.run(q, x, v, gamma, scale, q_activation, initial_state, shape, cu_seqlens, direction)
+    y, state = chosen.run(q, x, v, gamma, scale, q_activation, walk)
+    return finish(y, state, walk)
 
 
 def _lower_bound(lower_bound: Tensor | float, q: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -1,0 +1,33 @@
+"""Measured schedules, for `with use_backend("triton", tune=True)`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch.utils.benchmark import Timer
+
+from .schedule import Schedule
+from .triton_plan import Call
+
+SECONDS = 0.02  # that each candidate runs for, at least
+
+_fastest: dict[tuple, Schedule] = {}
+
+
+def fastest(call: Call, run: Callable[[Call], None]) -> Call:
+    """`call` with the schedule with which `run` took the least time, at the first call of this shape on this device."""
+    q, v = call.q, call.v
+    key = (q.device, q.dtype, *q.shape, v.shape[3], call.sequences, call.kind, call.direction, call.operand)
+    if key not in _fastest:
+        if q.is_cuda and torch.cuda.is_current_stream_capturing():
+            return call
+        _fastest[key] = min(call.candidates, key=lambda schedule: _seconds(replace(call, schedule=schedule), run))
+    return replace(call, schedule=_fastest[key])
+
+
+def _seconds(call: Call, run: Callable[[Call], None]) -> float:
+    """The median; the first, which compiles, is not counted."""
+    run(call)
+    return Timer("run(call)", globals={"run": run, "call": call}).blocked_autorange(min_run_time=SECONDS).median
