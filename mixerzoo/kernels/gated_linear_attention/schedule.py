@@ -48,10 +48,11 @@ def choose(
 
 
 def candidates(T: int, K: int, V: int, *, operand: torch.dtype) -> list[Schedule]:
-    """What tuning tries, at most six, all that `choose` can return among them."""
+    """What tuning tries, at most six: all that `choose` can return, and each with half the block of V."""
     segments = [None, *(size for size in (SHORT, 4 * SHORT) if size < T)]
-    widths = {min(width, power_of_two(V)) for width in (_largest(operand), _largest(operand) // 2)}
-    return [_schedule(segment, width, K, V, operand) for width in sorted(widths) for segment in segments]
+    whole = min(_largest(operand), power_of_two(V))
+    widths = dict.fromkeys((whole, max(16, whole // 2)))
+    return [_schedule(segment, width, K, V, operand) for width in widths for segment in segments]
 
 
 def _schedule(segment: int | None, largest: int, K: int, V: int, operand: torch.dtype) -> Schedule:
@@ -66,12 +67,15 @@ def _largest(operand: torch.dtype) -> int:
 
 
 def block_sizes(K: int, V: int, largest: int) -> tuple[int, int]:
-    """Powers of two from 16, the matrix unit's smallest side. A block of K is no longer than one of V, and 64 at the
-    most where masks or a second block take registers."""
+    """Powers of two from 16, the matrix unit's smallest side. A block of K is no longer than one of V, and shorter
+    where masks or further blocks take registers."""
     block_v = min(largest, power_of_two(V))
     block_k = min(block_v, power_of_two(K))
-    if block_k == 128 and (K > 128 or V % 128 or K % 128):
+    masked = K % block_k or V % block_v
+    if block_k == 128 and (masked or K > 128):
         block_k = 64
+    if block_k == 64 < K and (masked or block_v == 64):
+        block_k = 32
     return block_k, block_v
 
 
