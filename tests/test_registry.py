@@ -42,7 +42,7 @@ class MovingAverage(LinearMixer):
     def project(self, x):
         return (self.proj(x),)
 
-    def mix(self, projected, x, layout, memory, shared):
+    def mix(self, projected, layout, memory, shared):
         (u,) = projected
         f = self.a.sigmoid().expand_as(u)
         if layout.valid is not None:

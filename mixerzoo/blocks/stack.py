@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -63,14 +63,12 @@ class Stack(nn.Module):
         for layer in range(depth):
             module = _build(pattern[layer % len(pattern)], dim, bidirectional)
             channels = None if channel_mixer is None else GLU(dim, **channel_mixer)
-            blocks.append(ResidualBlock(module, channels, norm=norm, dropout=dropout))
+            branches = {branch: nn.Dropout(dropout) for branch in ("mixer_branch", "channel_branch")}
+            blocks.append(ResidualBlock(module, channels, norm=norm, **branches))
         self.blocks = nn.ModuleList(blocks)
         self.norm = make_norm(norm, dim)
         self.gradient_checkpointing = gradient_checkpointing
-        shared = {block.mixer.depth_shared for block in blocks} - {None}
-        if shared - {LowerBounds}:
-            raise ValueError(f"a stack can share LowerBounds over depth, got a mixer that declares {shared}")
-        self.lower_bounds = LowerBounds(depth, dim, lower_bounds) if shared and lower_bounds else None
+        self.lower_bounds = lower_bounds_for((block.mixer for block in blocks), depth, dim, lower_bounds)
 
     def forward(self, x: Tensor, *, mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
         """Whole sequences; mask and cu_seqlens as for a mixer."""
@@ -124,6 +122,14 @@ class Stack(nn.Module):
         return [
             (block, bound if block.mixer.depth_shared else None) for block, bound in zip(blocks, bounds, strict=True)
         ]
+
+
+def lower_bounds_for(mixers: Iterable[Mixer], depth: int, dim: int, convention: str | None) -> LowerBounds | None:
+    """What the mixers of a model share over its depth, for the model to own; None if they share nothing."""
+    shared = {mixer.depth_shared for mixer in mixers} - {None}
+    if shared - {LowerBounds}:
+        raise ValueError(f"a stack can share LowerBounds over depth, got a mixer that declares {shared}")
+    return LowerBounds(depth, dim, convention) if shared and convention else None
 
 
 def _build(config: MixerConfig, dim: int, bidirectional: bool) -> Mixer:

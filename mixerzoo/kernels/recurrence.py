@@ -45,7 +45,7 @@ def run_recurrence(
     """
     initial_state = walk.initial_state
     if initial_state is None:
-        initial_state = inputs[0].new_zeros(walk.state_shape)
+        initial_state = _zeros(walk.state_shape, inputs[0])
     tensors = [tensor for tensor in (*inputs, *parameters, initial_state) if tensor is not None]
     exact = any(tensor.dtype in (torch.float64, torch.complex128) for tensor in tensors)
     real, complex = (torch.float64, torch.complex128) if exact else (torch.float32, torch.complex64)
@@ -57,6 +57,12 @@ def run_recurrence(
     parameters = tuple(None if tensor is None else cast(tensor) for tensor in parameters)
     with without_autocast(initial_state.device):
         return directed(form, walk.direction, inputs, parameters, cast(initial_state), walk.cu_seqlens)
+
+
+def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    if like.is_complex():  # as pairs of reals: the ONNX exporter knows no complex new_zeros
+        return torch.view_as_complex(like.real.new_zeros((*shape, 2)))
+    return like.new_zeros(shape)
 
 
 def directed(

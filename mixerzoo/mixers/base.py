@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mixerzoo.kernels.packing import documents
 
-from .layout import Layout
+from .layout import Layout, ScanOrder, whole_sequences
 from .short_conv import ShortConv
 
 
@@ -101,7 +101,13 @@ class Mixer(nn.Module):
         self.bidirectional = bidirectional
 
     def forward(
-        self, x: Tensor, *, mask: Tensor | None = None, cu_seqlens: Tensor | None = None, shared: Tensor | None = None
+        self,
+        x: Tensor,
+        *,
+        mask: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+        shared: Tensor | None = None,
+        orders: tuple[ScanOrder, ...] = (),
     ) -> Tensor:
         """Mix a batch of whole sequences: [B,T,D] -> [B,T,D].
 
@@ -109,10 +115,15 @@ class Mixer(nn.Module):
             mask: bool [B,T], True = token. Padding may stand anywhere, changes nothing and comes out as zero.
             cu_seqlens: [N+1] integers, N documents packed into one row (B=1).
             shared: this layer's slice of what the mixer declares as `depth_shared`.
+            orders: ways through the tokens (blocks/scan_order.py), whose scans are summed; () takes them as they stand.
 
-        Raises ValueError for wrong shapes, and for mask and cu_seqlens together.
+        Raises ValueError for wrong shapes, and for more than one of mask, cu_seqlens and orders.
         """
         self._check_input(x, mask)
+        if orders:
+            if mask is not None or cu_seqlens is not None:
+                raise ValueError("orders exclude mask and cu_seqlens; remedy: images of one size in a batch")
+            return self.scan(x, orders, shared)
         if cu_seqlens is None:
             return self._run_padded(x, mask, None, shared)[0]
         if mask is not None:
@@ -161,6 +172,12 @@ class Mixer(nn.Module):
     def run(self, x: Tensor, layout: Layout, state: Any, shared: Tensor | None) -> tuple[Tensor, Any]:
         """The mixer itself, padding (if any) on the right. `state` is None in `forward`: nothing precedes."""
         raise NotImplementedError
+
+    def scan(self, x: Tensor, orders: tuple[ScanOrder, ...], shared: Tensor | None) -> Tensor:
+        """The sum over orders of what the mixer makes of the sequences: [B,T,D] -> [B,T,D]."""
+        sequences = [order.apply(x) for order in orders]
+        mixed = [self.run(sequence, whole_sequences(sequence), None, shared)[0] for sequence in sequences]
+        return functools.reduce(torch.add, (order.undo(y) for order, y in zip(orders, mixed, strict=True)))
 
     def empty_state(self, batch_size: int, max_length: int | None, like: Tensor) -> Any:
         """Zeros of the dtype and device of `like`, and position zero."""

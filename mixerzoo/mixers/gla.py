@@ -80,13 +80,12 @@ class GLA(LinearMixer):
         self.o_proj = nn.Linear(num_heads * V, dim, bias=bias)
 
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
-        return self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        return self.q_proj(x), self.k_proj(x), self.v_proj(x), self.f_proj(x)
 
     def mix(
-        self, projected: tuple[Tensor, ...], x: Tensor, layout: Layout, memory: Tensor | None, shared: Tensor | None
+        self, projected: tuple[Tensor, ...], layout: Layout, memory: Tensor | None, shared: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        q, k, v = projected
-        gate = self.f_proj(x)
+        q, k, v, gate = projected
         log_f = F.logsigmoid(gate.to(torch.promote_types(gate.dtype, torch.float32))) / self.gate_normalizer
         if layout.valid is not None:
             padding = ~layout.valid[..., None]

@@ -72,14 +72,14 @@ class HGRN1(LinearMixer):
         self.norm = make_norm(norm, width)
         self.o_proj = nn.Linear(width, dim, bias=bias)
         if complex:
-            self.theta = self._new_theta()
-            self.theta_reverse = self._new_theta() if bidirectional else None
+            self.theta, self.theta_reverse = self._new_theta(), self._new_theta() if bidirectional else None
+        self.reset_parameters()
 
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
         return self.f_proj(x), self.c_proj(x)
 
     def mix(
-        self, projected: tuple[Tensor, ...], x: Tensor, layout: Layout, memory: Tensor | None, shared: Tensor | None
+        self, projected: tuple[Tensor, ...], layout: Layout, memory: Tensor | None, shared: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         gate, c = projected
         if layout.valid is not None:
@@ -112,7 +112,13 @@ class HGRN1(LinearMixer):
     def mixing_flops(self, length: int) -> int:
         return (16 if self.complex else 3) * length * self.dim
 
+    def reset_parameters(self) -> None:
+        with torch.no_grad():
+            for theta in (self.theta, self.theta_reverse) if self.complex else ():
+                if theta is not None:
+                    theta.copy_(10000 ** (-2 * torch.arange(self.dim) / self.dim))
+
     def _new_theta(self) -> nn.Parameter:
-        theta = nn.Parameter(10000 ** (-2 * torch.arange(self.dim) / self.dim))
+        theta = nn.Parameter(torch.empty(self.dim))
         theta._no_weight_decay = True  # type: ignore[attr-defined]
         return theta

@@ -82,7 +82,7 @@ class HGRN2(LinearMixer):
         return self.q_proj(x), self.f_proj(x), self.i_proj(x)
 
     def mix(
-        self, projected: tuple[Tensor, ...], x: Tensor, layout: Layout, memory: Tensor | None, shared: Tensor | None
+        self, projected: tuple[Tensor, ...], layout: Layout, memory: Tensor | None, shared: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         q, gate, v = projected
         v = ACTIVATIONS[self.v_activation](v)

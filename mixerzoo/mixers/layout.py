@@ -1,9 +1,10 @@
-"""Where the tokens of a batch stand: positions, padding, packed documents."""
+"""Where the tokens of a batch stand: positions, padding, packed documents, and ways through an image."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -15,3 +16,16 @@ class Layout(NamedTuple):
     position: Tensor
     valid: Tensor | None
     cu_seqlens: Tensor | None
+
+
+def whole_sequences(x: Tensor) -> Layout:
+    """Every row of x: [B,T,...] is one sequence from its start to its end."""
+    return Layout(torch.arange(x.shape[1], device=x.device)[None], None, None)
+
+
+class ScanOrder(Protocol):
+    """A way through the tokens of an image: [B,T,...] -> [N,L,...], sequences to scan from token 0 on, and back."""
+
+    def apply(self, x: Tensor) -> Tensor: ...
+
+    def undo(self, y: Tensor) -> Tensor: ...

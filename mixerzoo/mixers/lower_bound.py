@@ -21,10 +21,14 @@ class LowerBounds(nn.Module):
         super().__init__()
         check_choice("lower bound convention", convention, ("skip_first", "skip_last"))
         self.convention = convention
-        self.logits = nn.Parameter(torch.ones(depth, dim))
+        self.logits = nn.Parameter(torch.empty(depth, dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.logits)
 
     def forward(self) -> Tensor:
-        """[L,D], row k for layer k; row 0 is a constant zero."""
+        """[L,D], row k for layer k; row 0 is zero, with a zero gradient: of a stack cut to one layer none is unused."""
         shares = self.logits.float().softmax(0) if self.logits.dtype != torch.float64 else self.logits.softmax(0)
         added = shares[1:] if self.convention == "skip_first" else shares[:-1]
-        return torch.cat([torch.zeros_like(shares[:1]), added.cumsum(0)])
+        return torch.cat([0 * shares[:1], added.cumsum(0)])

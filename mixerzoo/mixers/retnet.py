@@ -77,15 +77,15 @@ class RetNet(LinearMixer):
         return self.q_proj(x), self.k_proj(x), self.v_proj(x)
 
     def mix(
-        self, projected: tuple[Tensor, ...], x: Tensor, layout: Layout, memory: Tensor | None, shared: Tensor | None
+        self, projected: tuple[Tensor, ...], layout: Layout, memory: Tensor | None, shared: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         q, k, v = (part.unflatten(-1, (self.num_heads, -1)) for part in projected)
         if self.rotary != "none":
             frequencies = (xpos_frequencies if self.rotary == "xpos" else rope_frequencies)(self.K)
             q, k = (rotate(part, layout.position, frequencies, interleaved=True) for part in (q, k))
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        log_f = torch.log1p(-(2.0 ** (-5 - torch.arange(self.num_heads, device=x.device, dtype=dtype))))
-        log_f = log_f[:, None].expand(*x.shape[:2], -1, -1)
+        dtype = torch.promote_types(q.dtype, torch.float32)
+        log_f = torch.log1p(-(2.0 ** (-5 - torch.arange(self.num_heads, device=q.device, dtype=dtype))))
+        log_f = log_f[:, None].expand(*q.shape[:2], -1, -1)
         if layout.valid is not None:
             padding = ~layout.valid[..., None, None]
             k, log_f = k.masked_fill(padding, 0), log_f.masked_fill(padding, 0)

@@ -18,7 +18,11 @@ class ShortConv(nn.Module):
     def __init__(self, channels: int, width: int, activation: str = "none") -> None:
         super().__init__()
         self.width, self.activation = width, activation
-        self.weight = nn.Parameter(torch.empty(channels, width).uniform_(-(width**-0.5), width**-0.5))
+        self.weight = nn.Parameter(torch.empty(channels, width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.uniform_(self.weight, -(self.width**-0.5), self.width**-0.5)
 
     def forward(self, x: Tensor, past: Tensor | None, layout: Layout) -> tuple[Tensor, Tensor]:
         """x: [B,T,channels], past: [B,W-1,channels] or None -> y and the new past (fp32 at least)."""

@@ -16,6 +16,7 @@ class Registry:
         self.kind = kind
         self._targets = dict(targets)
         self._group = entry_point_group
+        self._watchers: list[Callable[[str], None]] = []
 
     @overload
     def register(self, name: str) -> Callable[[type], type]: ...
@@ -28,14 +29,24 @@ class Registry:
         """
         if target is None:
             return lambda cls: self.register(name, cls)
-        known = self._all().get(name, target)
+        targets = self._all()
+        known = targets.get(name, target)
         if _reference(known) != _reference(target):
             raise ValueError(
                 f"{self.kind} {name!r} is already registered as {_reference(known)}, got {_reference(target)}; "
                 "remedy: choose another name"
             )
         self._targets[name] = target
+        if name not in targets:
+            for watcher in self._watchers:
+                watcher(name)
         return target
+
+    def watch(self, watcher: Callable[[str], None]) -> None:
+        """`watcher(name)` for every name that there is, and for each that is registered later."""
+        self._watchers.append(watcher)
+        for name in self.names():
+            watcher(name)
 
     def names(self) -> list[str]:
         return sorted(self._all())

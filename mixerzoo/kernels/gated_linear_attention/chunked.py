@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..exported import exported
 from ..gated_scan.chunked import scan
 from ..packing import ChunkAlignment, align_to_chunks
 from .decay_tree import decay_tree, decay_tree_backward
@@ -28,6 +29,8 @@ SMALL_STATE = 32  # up to K V = 32 an elementwise scan over the state moves less
 def chunked(
     q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None
 ) -> tuple[Tensor, Tensor]:
+    if torch.compiler.is_exporting() and cu_seqlens is None:
+        return exported(q, k, v, log_f, initial_state)
     return chunked_with_gates(q, k, v, log_f.exp(), initial_state, cu_seqlens)
 
 
@@ -35,6 +38,8 @@ def chunked_with_gates(
     q: Tensor, k: Tensor, v: Tensor, f: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """The same from the gates f in [0, 1] themselves, which HGRN2 has without a logarithm."""
+    if torch.compiler.is_exporting() and cu_seqlens is None:
+        return exported(q, k, v, f.log(), initial_state)
     length, state_elements = q.shape[1], k.shape[-1] * v.shape[-1]
     if length == 1 and cu_seqlens is None:
         y, state = recurrent_step(q[:, 0], k[:, 0], v[:, 0], f[:, 0], initial_state)

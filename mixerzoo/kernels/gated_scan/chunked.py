@@ -6,11 +6,14 @@ import torch
 from torch import Tensor
 
 from ..packing import documents
+from .exported import exported
 
 
 def chunked(
     x: Tensor, log_f: Tensor, theta: Tensor | None, initial_state: Tensor, cu_seqlens: Tensor | None
 ) -> tuple[Tensor, Tensor]:
+    if torch.compiler.is_exporting() and cu_seqlens is None:
+        return exported(x, log_f, theta, initial_state)
     a = log_f.exp() if theta is None else torch.polar(log_f.exp(), theta)
     return scan(a, x, initial_state, cu_seqlens)
 
