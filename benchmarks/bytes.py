@@ -31,10 +31,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mixerzoo.ablation.provenance import provenance
 from mixerzoo.kernels.check_bytes import Moved, measure
 from mixerzoo.kernels.gated_linear_attention import gated_linear_attention, schedule
 from mixerzoo.kernels.hgrn2 import hgrn2
+from mixerzoo.tasks.provenance import provenance
 
 schedule.BUSY = 1  # the one head counted stands for the many of a language model, which keep a GPU busy
 

@@ -29,7 +29,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mixerzoo import build_mixer, list_mixers, mixer_info
-from mixerzoo.ablation.provenance import provenance
 from mixerzoo.kernels.gated_linear_attention import cases as gla_cases
 from mixerzoo.kernels.gated_linear_attention import gated_linear_attention
 from mixerzoo.kernels.gated_scan import cases as scan_cases
@@ -37,6 +36,7 @@ from mixerzoo.kernels.gated_scan import gated_scan
 from mixerzoo.kernels.hgrn2 import cases as hgrn2_cases
 from mixerzoo.kernels.hgrn2 import hgrn2
 from mixerzoo.mixers.base import Mixer
+from mixerzoo.tasks.provenance import provenance
 
 Run = Callable[[], Any]
 Op = Callable[..., Tensor]

@@ -284,7 +284,7 @@ def test_a_grid_outlives_runs_that_raise_explode_or_kill_their_worker(plugins, t
 
 def test_a_failed_run_is_told_and_makes_exit_code_1(plugins, tmp_path, monkeypatch, capsys):
     settings = [f"--set={text}" for text in (*QUICK[:-1], "train.evaluate_every=4")]
-    arguments = ["train", "raising", "--task", "mqar", "--runs-dir", str(tmp_path), *settings]
+    arguments = ["train", "mqar", "--mixer", "raising", "--runs-dir", str(tmp_path), *settings]
     monkeypatch.setattr(sys, "argv", ["mixerzoo", *arguments])
     with pytest.raises(SystemExit) as exit:
         main()

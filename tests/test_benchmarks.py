@@ -52,3 +52,15 @@ def test_committed_results_are_real_runs_with_a_commit(path):
     record = json.loads(path.read_text())
     assert not record["smoke"]
     assert record["provenance"]["git"] and record["claims"]
+
+
+@pytest.mark.slow
+def test_the_digits_benchmark_trains_and_says_what_it_measured(tmp_path):
+    command = [sys.executable, str(SCRIPT.with_name("digits.py")), "--smoke", "--out", str(tmp_path / "digits.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "digits.json").read_text())
+    assert [row["mixer"] for row in record["rows"]] == list_mixers()[:2]
+    assert all(row["epochs"] == 1 and row["seconds"] > row["train_seconds"] > 0 for row in record["rows"])
+    assert (record["smoke"], record["claims"]) == (True, [])
+    assert f"| {list_mixers()[0]} |" in done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,11 +13,14 @@ import pytest
 
 from mixerzoo.ablation.store import Store
 from mixerzoo.cli import main
+from mixerzoo.tasks.files import read_json
 
 QUICK = [
     *("--tasks", "mqar", "--mixers", "attention", "--no-plots", "--set", "backbone.dim=16"),
     *("--set", "backbone.depth=1", "--set", "task.valid_sequences=8", "--set", "train.batch_size=2"),
 ]
+VISION = ["train", "vision", "--model", "zoo_hgrn2_tiny_patch16_224"]
+QUICK_VISION = [*VISION, "--set", "model.embed_dim=32", "--set", "model.depth=1", "--set", "train.batch_size=256"]
 
 
 def mixerzoo(capsys, monkeypatch, *arguments: str) -> tuple[int, str, str]:
@@ -53,7 +57,7 @@ def test_help_imports_nothing_heavy():
 def test_without_arguments_it_helps(capsys, monkeypatch):
     code, out, _ = mixerzoo(capsys, monkeypatch)
     assert code == 0
-    assert all(command in out for command in ("list", "show", "ablate", "report", "train"))
+    assert all(command in out for command in ("list", "show", "ablate", "report", "train", "timm-train"))
 
 
 def test_list_and_show(capsys, monkeypatch):
@@ -68,7 +72,10 @@ def test_list_and_show(capsys, monkeypatch):
     [
         (["show", "hgrn3"], "error: unknown mixer 'hgrn3'; did you mean hgrn2 or hgrn1? known: "),
         (["ablate", "--mixers", "gal"], "error: unknown mixer 'gal'; did you mean gla?"),
-        (["ablate", "--tasks", "mqra"], "error: unknown task 'mqra'; did you mean mqar? known: lm, mqar"),
+        (
+            ["ablate", "--tasks", "mqra"],
+            "error: unknown task 'mqra'; did you mean mqar? known: ",
+        ),
         (["ablate", "--seeds", "0,x"], "error: a seed must be a whole number, got 'x'"),
         (["ablate", "--seeds", "few"], "error: a seed count must be a whole number, got 'few'"),
         (
@@ -85,6 +92,18 @@ def test_list_and_show(capsys, monkeypatch):
         (["ablate", "--runs-dir", os.devnull], f"error: cannot write to {os.devnull}/default: Not a directory"),
         (["report", "missing"], "error: there are no runs in missing"),
         (["abalte"], "error: No such command 'abalte'"),
+        (["train", "hgrn2"], "error: unknown task 'hgrn2'; known: lm, mqar, vision/digits"),
+        (["train", "mqar"], "error: training on mqar needs a mixer; remedy: --mixer, for example hgrn2"),
+        (["train", "vision"], "error: a vision run needs a model; remedy: --model"),
+        (["train", "vision", "--mixer", "gla"], "error: vision trains a model, not a mixer; remedy: --model zoo_"),
+        (["train", "vision", "--model", "zoo_gla_tniy"], "error: timm knows no model 'zoo_gla_tniy'; did you mean"),
+        ([*VISION, "--data", "cifar10", "--data-dir", "x"], "error: cifar10 is not in 'x'; remedy: --data-dir with"),
+        ([*VISION, "--data", "imagefolder", "x"], "error: there is no train folder in 'x'; remedy: DIR/train and"),
+        ([*VISION, "--data", "imagefolder:x"], "error: there is no train folder in 'x'; remedy: DIR/train and"),
+        ([*VISION, "--recipe", "digit"], "error: unknown recipe 'digit'; did you mean digits?"),
+        ([*VISION, "--set", "train.epoch=3"], "error: unknown configuration key 'train.epoch'"),
+        (["timm-train"], "error: there is no script 'train.py'; remedy: the path of train.py in a checkout of"),
+        (["timm-validate", "x.py", "--y"], "error: there is no script 'x.py'; remedy: the path of validate.py in"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(capsys, monkeypatch, tmp_path, arguments, message):
@@ -98,7 +117,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(capsys, monkeypatch, tmp_path, ar
 
 def test_a_dry_run_names_the_runs_and_writes_nothing(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    _, out, _ = mixerzoo(capsys, monkeypatch, "ablate", "--dry-run")
+    _, out, _ = mixerzoo(capsys, monkeypatch, "ablate", "--dry-run", "--tasks", "lm,mqar")
     assert sum(line.startswith(("lm-", "mqar-")) for line in out.splitlines()) == 20
     assert not list(tmp_path.iterdir())
 
@@ -153,3 +172,112 @@ def test_stopping_anywhere_keeps_what_is_finished_and_the_same_command_goes_on(t
     assert [row.status for row in rows] == ["done"] * 3
     assert {row.run_id: row.result for row in rows if row.run_id in kept} == kept
     assert all([point["step"] for point in row.curve] == list(range(1, 61)) for row in rows)
+
+
+def test_a_task_of_the_grid_is_named_with_its_slash(capsys, monkeypatch):
+    _, out, _ = mixerzoo(capsys, monkeypatch, "ablate", "--dry-run", "--task", "vision/digits", "--seeds", "1")
+    assert sum(line.startswith("vision_digits-") for line in out.splitlines()) == 5
+    assert "vision/digits: parameters matched to" in out
+
+
+def test_one_mixer_is_trained_on_a_task(capsys, monkeypatch, tmp_path):
+    arguments = ["train", "mqar", "--mixer", "attention", *QUICK[5:], "--set", "train.steps=2"]
+    code, out, _ = mixerzoo(capsys, monkeypatch, *arguments, "--runs-dir", str(tmp_path))
+    assert code == 0
+    assert "1 runs in" in out and "accuracy" in out
+
+
+def test_a_timm_model_is_trained_and_a_second_call_only_tells(capsys, monkeypatch, tmp_path):
+    arguments = [*QUICK_VISION, "--set", "train.epochs=2", "--out", str(tmp_path / "out")]
+    code, out, _ = mixerzoo(capsys, monkeypatch, *arguments)
+    assert code == 0
+    assert "zoo_hgrn2_tiny_patch16_224 on digits" in out and "0 epochs finished before" in out
+    assert "epoch 1/2: loss" in out and "epoch 2/2: loss" in out
+    result = read_json(tmp_path / "out" / "result.json")
+    told = f"top-1 {result['test']['top1']:.2f} % on the 360 test images (epoch {result['best_epoch']}"
+    assert told in out
+    assert result["provenance"]["argv"] == ["mixerzoo", *arguments]
+    code, again, _ = mixerzoo(capsys, monkeypatch, *arguments)
+    assert (code, "2 epochs finished before" in again, "epoch 1/2" in again, told in again) == (0, True, False, True)
+    code, _, err = mixerzoo(capsys, monkeypatch, *arguments, "--seed", "1")
+    assert (code, err.startswith(f"error: {tmp_path / 'out'} holds another run")) == (2, True)
+
+
+def test_a_missing_dependency_is_named_with_its_extra(capsys, monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "timm" or name.startswith("mixerzoo.tasks.vis")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "timm", None)
+    code, _, err = mixerzoo(capsys, monkeypatch, *VISION)
+    assert (code, err) == (2, "error: this needs timm; remedy: pip install 'mixerzoo[vision]'\n")
+
+
+def test_a_vision_run_that_diverges_makes_exit_code_1(capsys, monkeypatch, tmp_path):
+    settings = ["--set", "train.lr=1e30", "--set", "train.warmup_epochs=0", "--runs-dir", str(tmp_path)]
+    code, out, _ = mixerzoo(capsys, monkeypatch, *QUICK_VISION, *settings)
+    assert code == 1
+    assert "diverged in epoch" in out
+
+
+def test_a_stopped_vision_run_goes_on_with_the_same_command(capsys, monkeypatch, tmp_path):
+    arguments = [*QUICK_VISION, "--set", "train.epochs=8", "--out", str(tmp_path)]
+    process = start(*arguments)
+    wait_for(lambda: (tmp_path / "history.json").exists(), process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130
+    assert "of 8 epochs are finished and kept; to go on: mixerzoo train vision" in err
+    kept = len(json.loads((tmp_path / "history.json").read_text()))
+    assert 1 <= kept < 8
+    code, out, _ = mixerzoo(capsys, monkeypatch, *arguments)
+    assert code == 0
+    assert f"epoch {kept}/8:" not in out and "epoch 8/8:" in out
+
+
+SCRIPT = """
+import sys, timm
+if __name__ == "__main__":
+    import beside
+    print(sys.argv, timm.create_model(sys.argv[-1]).num_classes, beside.name, __file__)
+    sys.exit(int(sys.argv[-2]))
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A folder with scripts of the shape of timm's: they look a model up by its name, and import what lies beside."""
+    for name in ("train.py", "validate.py"):
+        (tmp_path / name).write_text(SCRIPT)
+    (tmp_path / "beside.py").write_text("name = 'beside'")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path
+    sys.modules.pop("beside", None)
+
+
+@pytest.mark.parametrize("command", ["train", "validate"])
+@pytest.mark.parametrize("where", ["script", "folder", "here"])
+def test_timms_scripts_find_the_zoos_models(capsys, monkeypatch, checkout, command, where):
+    script = {"script": checkout / f"{command}.py", "folder": checkout, "here": None}[where]
+    if where == "here":
+        monkeypatch.chdir(checkout)
+    arguments = ["--epochs", "3", "--help", "0", "zoo_gla_pyramid_tiny"]
+    code, out, _ = mixerzoo(capsys, monkeypatch, f"timm-{command}", *([str(script)] if script else []), *arguments)
+    assert code == 0
+    path = f"{command}.py" if where == "here" else str(checkout / f"{command}.py")
+    assert out.strip() == f"{[path, *arguments]} 1000 beside {path}"
+
+
+def test_a_scripts_exit_code_is_the_commands_also_as_a_module(checkout):
+    """`python -m mixerzoo.cli` is what torchrun's -m runs in every process."""
+    command = [
+        sys.executable,
+        "-m",
+        "mixerzoo.cli",
+        "timm-train",
+        str(checkout),
+        "--",
+        "5",
+        "zoo_hgrn1_tiny_patch16_224",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 5, done.stderr
+    assert "beside" in done.stdout

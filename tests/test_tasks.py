@@ -28,7 +28,9 @@ def small_backbone(mixer: str) -> BackboneConfig:
 
 
 def small_task(name: str, tmp_path):
-    if name != "lm":
+    if name == "vision/digits":
+        return build_task(name)
+    if name == "mqar":
         return build_task({"name": "mqar", "length": 16, "num_pairs": 2, "vocab_size": 20, "valid_sequences": 8})
     text = tmp_path / "text.txt"
     text.write_bytes(bytes(range(256)) * 8)
@@ -89,7 +91,7 @@ def test_whole_numbers_are_floats_where_a_float_is_wanted():
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        ("mqra", r"unknown task 'mqra'; did you mean mqar\? known: lm, mqar"),
+        ("mqra", r"unknown task 'mqra'; did you mean mqar\? known: lm, mqar, vision/digits"),
         ({"num_pairs": 4}, r"a task configuration needs a 'name'"),
         ({"name": "mqar", "pairs": 4}, r"unknown configuration key 'task.pairs'"),
         ({"name": "mqar", "length": 63}, r"task.length must be even and at least 4 \* num_pairs = 16, got 63"),
@@ -146,7 +148,7 @@ def test_the_same_seed_gives_the_same_batches_whatever_the_mixer(name, tmp_path)
         seen = []
         for batch in islice(task.batches("train", seed=seed, batch_size=3), 4):
             torch.rand(len(mixer))
-            seen.append(torch.cat([batch["inputs"], batch["labels"]]))
+            seen.append(torch.cat([batch["inputs"].flatten(), batch["labels"].flatten()]))
         return seen
 
     reference = first_batches("attention", 1)
@@ -317,7 +319,7 @@ def test_training_is_deterministic_and_reports_every_token(name, tmp_path):
         (p.step, p.tokens, p.loss, p.metric) for p in second
     ]
     assert [p.step for p in first] == [2, 4]
-    assert first[-1].tokens == 4 * 2 * 16
+    assert first[-1].tokens == 4 * 2 * 16  # windows of 16 bytes, sequences of 16 keys and values, images of 16 patches
     assert first[0].metric is None
     assert first[-1].metric is not None
 

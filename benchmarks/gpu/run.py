@@ -27,7 +27,7 @@ from correctness import check
 from goals import FORWARD, claims
 from measure import LATE, Meter, Record, Result, attempt, ceilings, compete, say
 
-from mixerzoo.ablation.provenance import provenance
+from mixerzoo.tasks.provenance import provenance
 
 PEERS = ("flash-linear-attention", "fla-core", "transformers", "triton")
 

@@ -44,15 +44,30 @@ class Arm:
 
     @property
     def mean(self) -> float | None:
-        return statistics.fmean(self.values) if self.values else None
+        return _mean(self.values)
 
     @property
     def std(self) -> float | None:
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
     def average(self, key: str) -> float | None:
-        numbers = [row.result[key] for row in self.finished]
-        return statistics.fmean(numbers) if numbers else None
+        return _mean([row.result[key] for row in self.finished])
+
+    @property
+    def measurements(self) -> dict[str, float | None]:
+        """Means over the seeds of what the task measured besides."""
+        rows = [row.result.get("measurements", {}).get("values", {}) for row in self.finished]
+        return {name: _mean([row[name] for row in rows if name in row]) for row in rows for name in row}
+
+    @property
+    def maps(self) -> dict[str, list[list[float]]]:
+        """What the task drew, its means over the seeds."""
+        rows = [row.result.get("measurements", {}).get("maps", {}) for row in self.finished]
+        return {name: _mean_map([row[name] for row in rows if name in row]) for row in rows for name in row}
+
+
+def _mean_map(maps: Sequence[list[list[float]]]) -> list[list[float]]:
+    return [[statistics.fmean(cells) for cells in zip(*lines, strict=True)] for lines in zip(*maps, strict=True)]
 
 
 def arms(rows: Sequence[Row]) -> list[Arm]:
@@ -79,6 +94,10 @@ def short_path(path: str) -> str:
 
 def show_value(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _mean(numbers: Sequence[float]) -> float | None:
+    return statistics.fmean(numbers) if numbers else None
 
 
 def _rank(arm: Arm) -> tuple[str, bool, float]:

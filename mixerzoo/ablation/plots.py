@@ -1,4 +1,4 @@
-"""Learning curves, and quality against state size, as PNG. The only place that imports matplotlib."""
+"""Learning curves, quality against state size, and what tasks draw, as PNG. The only place that imports matplotlib."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator
+
+from mixerzoo.tasks.base import file_name
 
 from .arms import Arm
 
@@ -18,10 +21,11 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = "osD^vPX"
 LINES = ("-", "--", ":", "-.")
+DARKEST = 1e-3  # of a map
 
 
 def draw(result: Sequence[Arm], directory: Path) -> list[str]:
-    """`curves-<task>.png` for every task and `quality-vs-state.png`; returns the file names."""
+    """`curves-<task>.png` for every task, `maps-<task>.png` where it has maps, `quality-vs-state.png`; their names."""
     styles = _styles(result)
     groups: dict[str, list[Arm]] = {}
     for arm in result:
@@ -29,8 +33,10 @@ def draw(result: Sequence[Arm], directory: Path) -> list[str]:
             groups.setdefault(arm.task, []).append(arm)
     figures = {}
     for task, group in groups.items():
-        figures[f"curves-{task}.png"] = figure = Figure(figsize=(7, 4.5), layout="constrained")
+        figures[f"curves-{file_name(task)}.png"] = figure = Figure(figsize=(7, 4.5), layout="constrained")
         _curves(figure.subplots(), group, styles)
+        if any(arm.maps for arm in group):
+            figures[f"maps-{file_name(task)}.png"] = _maps(group)
     figures["quality-vs-state.png"] = figure = Figure(figsize=(1 + 5 * len(groups), 4.5), layout="constrained")
     for axes, group in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups.values(), strict=True):
         _quality_against_state(axes, group, styles)
@@ -61,6 +67,23 @@ def _curves(axes: Axes, group: Sequence[Arm], styles: Mapping[str, dict[str, Any
     axes.xaxis.set_major_formatter(EngFormatter())
     _finish(axes)
     axes.legend(frameon=False)
+
+
+def _maps(group: Sequence[Arm]) -> Figure:
+    """A line of pictures for every map, a column for every arm, in one logarithmic scale."""
+    names = list(dict.fromkeys(name for arm in group for name in arm.maps))
+    figure = Figure(figsize=(0.6 + 2.1 * len(group), 0.6 + 2.1 * len(names)), layout="constrained")
+    grid = figure.subplots(len(names), len(group), squeeze=False)
+    for name, line in zip(names, grid, strict=True):
+        for arm, axes in zip(group, line, strict=True):
+            axes.set(xticks=[], yticks=[])
+            if name in arm.maps:
+                image = axes.imshow(arm.maps[name], norm=LogNorm(DARKEST, 1, clip=True), cmap="magma")
+        line[0].set_ylabel(name)
+    for arm, axes in zip(group, grid[0], strict=True):
+        axes.set_title(arm.label)
+    figure.colorbar(image, ax=grid, shrink=0.6, label="relative to the largest")
+    return figure
 
 
 def _quality_against_state(axes: Axes, group: Sequence[Arm], styles: Mapping[str, dict[str, Any]]) -> None:

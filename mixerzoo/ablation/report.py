@@ -12,9 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from mixerzoo.tasks.config import flatten
+from mixerzoo.tasks.files import write_atomically
 
 from .arms import Arm, arms, short_path, show_value
-from .store import Row, Store, write_atomically
+from .store import Row, Store
 
 WORDS = ("mixer", "configuration")  # columns that are not numbers
 
@@ -46,6 +47,8 @@ def print_tables(result: Sequence[Arm], console: Console) -> None:
         for line in lines:
             table.add_row(*map(Text, line))
         console.print(table)
+        for note in _notes(result, task):
+            console.print(Text(note, style="dim"), soft_wrap=True)
         for problem in problems:
             console.print(Text(problem, style="red"), soft_wrap=True)
 
@@ -54,7 +57,8 @@ def _table(group: Sequence[Arm]) -> tuple[list[str], list[list[str]], list[str]]
     """Header, a line per arm, and a sentence for every run that did not get a value."""
     variants = list(dict.fromkeys(path for arm in group for path in arm.variant))
     header = ["mixer", *map(short_path, variants), _metric_label(group), "seeds", "parameters", "state at T=1024"]
-    header += ["tokens/s", "seconds", "configuration"]
+    measured = list(dict.fromkeys(name for arm in group for name in arm.measurements))
+    header += ["tokens/s", "seconds", *measured, "configuration"]
     lines, problems = [], []
     for arm in group:
         lines.append(
@@ -72,6 +76,7 @@ def _table(group: Sequence[Arm]) -> tuple[list[str], list[list[str]], list[str]]
                         (arm.average("seconds"), ""),
                     )
                 ),
+                *(_round(arm.measurements.get(name)) for name in measured),
                 _configuration(arm.rows[0].config),
             ]
         )
@@ -82,6 +87,13 @@ def _table(group: Sequence[Arm]) -> tuple[list[str], list[list[str]], list[str]]
     return header, lines, problems
 
 
+def _notes(result: Sequence[Arm], task: str) -> list[str]:
+    """How what the task measured arose, each sentence once."""
+    rows = (row for arm in result if arm.task == task for row in arm.finished)
+    notes = (row.result.get("measurements", {}).get("note") for row in rows)
+    return list(dict.fromkeys(filter(None, notes)))
+
+
 def _markdown(result: Sequence[Arm], images: Sequence[str]) -> str:
     parts = ["# Results\n"]
     for task in dict.fromkeys(arm.task for arm in result):
@@ -90,6 +102,7 @@ def _markdown(result: Sequence[Arm], images: Sequence[str]) -> str:
         cells = [[cell.replace("|", "\\|") for cell in line] for line in [header, align, *lines]]
         parts.append(f"## {task}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in cells) + "\n")
         parts += [f"- {problem}" for problem in problems] + [""] * bool(problems)
+        parts += [f"{note}\n" for note in _notes(result, task)]
     parts += [f"![{image}]({image})\n" for image in images]
     parts.append("Metrics are means ± standard deviations over seeds; seconds include evaluation, tokens/s do not.")
     origin = next((row.result["provenance"] for arm in result for row in arm.rows if "provenance" in row.result), None)
@@ -105,6 +118,11 @@ def _value(arm: Arm) -> str:
     text = f"{arm.mean:.4f}" + (f" ± {arm.std:.4f}" if arm.std is not None else "")
     diverged = sum(row.status == "diverged" for row in arm.rows)
     return f"{text} ({diverged} diverged)" if diverged else text
+
+
+def _round(number: float | None) -> str:
+    """To three digits, or to whole numbers where those are more."""
+    return "" if number is None else f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def _metric_label(group: Sequence[Arm]) -> str:
@@ -140,6 +158,7 @@ def _flat_arm(arm: Arm) -> dict[str, Any]:
         "seeds": len(arm.values),
         "runs": len(arm.rows),
         **{key: arm.average(key) for key in averages},
+        **arm.measurements,
         "configuration": _configuration(arm.rows[0].config),
     }
 

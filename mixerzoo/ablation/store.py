@@ -11,13 +11,13 @@ A run's status is done, diverged (a result too), failed (tried again on the next
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mixerzoo.tasks import RunConfig
+from mixerzoo.tasks.files import read_json, to_json, write_atomically
 
 FINISHED = ("done", "diverged")
 
@@ -52,7 +52,7 @@ class Store:
         directory.mkdir(parents=True, exist_ok=True)
         for leftover in ("result.json", "curve.jsonl", "log.txt"):
             (directory / leftover).unlink(missing_ok=True)
-        write_atomically(directory / "config.json", _json({**run.to_dict(), "data": run.task.fingerprint}))
+        write_atomically(directory / "config.json", to_json({**run.to_dict(), "data": run.task.fingerprint}))
 
     def record(self, run_id: str) -> RunRecord:
         """A run that has been started, to write on."""
@@ -60,7 +60,7 @@ class Store:
 
     def result(self, run_id: str) -> dict[str, Any]:
         """What result.json holds; empty when there is none."""
-        return _read_json(self.root / run_id / "result.json") or {}
+        return read_json(self.root / run_id / "result.json") or {}
 
     def finished(self, run_id: str) -> bool:
         return self.result(run_id).get("status") in FINISHED
@@ -70,7 +70,7 @@ class Store:
         directories = sorted(path.parent for path in self.root.glob("*/config.json"))
         rows = []
         for directory in directories:
-            config = _read_json(directory / "config.json")
+            config = read_json(directory / "config.json")
             if config is not None:
                 curve = tuple(_read_lines(directory / "curve.jsonl"))
                 rows.append(Row(directory.name, config, curve, self.result(directory.name)))
@@ -86,47 +86,10 @@ class RunRecord:
     def append(self, point: Any) -> None:
         """Add a dataclass to the curve. One write a line: a kill tears at most the last one."""
         with open(self.directory / "curve.jsonl", "ab") as file:
-            file.write((_json(asdict(point), indent=None) + "\n").encode())
+            file.write((to_json(asdict(point), indent=None) + "\n").encode())
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        write_atomically(self.directory / "result.json", _json(result))
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file so that readers, and a power cut, see the old text or the new one and nothing between."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    if hasattr(os, "O_DIRECTORY"):
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-
-
-def _json(value: Any, indent: int | None = 1) -> str:
-    """JSON in which a number that is not finite is null, as the format demands."""
-    return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and value - value != 0 else value
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
+        write_atomically(self.directory / "result.json", to_json(result))
 
 
 def _read_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -46,9 +46,8 @@ def execute(run: RunConfig, record: RunRecord, report: Callable[[Progress], None
     """Train one run in this process and return its result. The seed decides the weights; data have their own stream."""
     import torch
 
+    from mixerzoo.tasks.provenance import provenance
     from mixerzoo.tasks.train import fit
-
-    from .provenance import provenance
 
     started = perf_counter()
     torch.manual_seed(run.seed)
@@ -70,6 +69,7 @@ def execute(run: RunConfig, record: RunRecord, report: Callable[[Progress], None
         "tokens": last.tokens,
         "tokens_per_second": last.tokens / last.seconds,
         "seconds": perf_counter() - started,
+        "measurements": asdict(run.task.measure(model, run.backbone)),
         "provenance": provenance(argv),
     }
 

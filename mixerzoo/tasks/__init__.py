@@ -1,12 +1,13 @@
 """Tasks to compare mixers on, the training loop, and the configuration of one run."""
 
-from .base import Batch, Metric, RunConfig, Task, build_task, list_tasks
+from .base import Batch, Measurements, Metric, RunConfig, Task, build_task, list_tasks
 from .config import BackboneConfig, ChannelMixerConfig, TrainConfig
 
 __all__ = [
     "BackboneConfig",
     "Batch",
     "ChannelMixerConfig",
+    "Measurements",
     "Metric",
     "RunConfig",
     "Task",

@@ -34,6 +34,18 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class Measurements:
+    """Further results of a run, under the headings that they have in a report, and a sentence on how they arose.
+
+    values: numbers, columns of the table. maps: pictures, rows of numbers from 0 to 1.
+    """
+
+    values: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
+    maps: Mapping[str, list[list[float]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Task(ABC):
     """Data, head and metric. A task's fields are its whole configuration.
 
@@ -76,8 +88,17 @@ class Task(ABC):
         """Tokens that the mixers see in this batch."""
         return batch["inputs"].numel()
 
+    def measure(self, model: nn.Module, backbone: BackboneConfig) -> Measurements:
+        """What a report should show beside metric and size. Called once a run, after the training, in its process."""
+        return Measurements()
+
     def to_dict(self) -> dict[str, Any]:
         return {"name": self.name, **asdict(self)}
+
+
+def file_name(task: str) -> str:
+    """A task's name in the names of files: `vision/digits` is `vision_digits` there."""
+    return task.replace("/", "_")
 
 
 TASKS = Registry(
@@ -85,6 +106,23 @@ TASKS = Registry(
     {
         "lm": "mixerzoo.tasks.lm.text:TextLM",
         "mqar": "mixerzoo.tasks.diagnostics.mqar:MQAR",
+        "diagnostics/mqar": "mixerzoo.tasks.diagnostics.mqar:MQAR",
+        "diagnostics/induction": "mixerzoo.tasks.diagnostics.recall:Induction",
+        "diagnostics/in-context-recall": "mixerzoo.tasks.diagnostics.recall:InContextRecall",
+        "diagnostics/noisy-recall": "mixerzoo.tasks.diagnostics.recall:NoisyRecall",
+        "diagnostics/fuzzy-recall": "mixerzoo.tasks.diagnostics.recall:FuzzyRecall",
+        "diagnostics/selective-copy": "mixerzoo.tasks.diagnostics.memory:SelectiveCopy",
+        "diagnostics/memorization": "mixerzoo.tasks.diagnostics.memory:Memorization",
+        "diagnostics/compression": "mixerzoo.tasks.diagnostics.memory:Compression",
+        "diagnostics/parity": "mixerzoo.tasks.diagnostics.languages:Parity",
+        "diagnostics/even-pairs": "mixerzoo.tasks.diagnostics.languages:EvenPairs",
+        "diagnostics/modular-arithmetic": "mixerzoo.tasks.diagnostics.languages:ModularArithmetic",
+        "diagnostics/modular-arithmetic-brackets": "mixerzoo.tasks.diagnostics.languages:BracketedArithmetic",
+        "diagnostics/arrow-pointing": "mixerzoo.tasks.diagnostics.arrows:ArrowPointing",
+        "lra/listops": "mixerzoo.tasks.lra.listops:ListOps",
+        "lra/path-x": "mixerzoo.tasks.lra.pathfinder:PathX",
+        "lra/pathfinder": "mixerzoo.tasks.lra.pathfinder:Pathfinder",
+        "vision/digits": "mixerzoo.tasks.vision.classification:Digits",
     },
     entry_point_group="mixerzoo.tasks",
 )
@@ -127,4 +165,4 @@ class RunConfig:
     def run_id(self) -> str:
         resolved = {**self.to_dict(), "data": self.task.fingerprint}
         digest = hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()
-        return f"{self.task.name}-{self.backbone.label}-s{self.seed}-{digest[:10]}"
+        return f"{file_name(self.task.name)}-{self.backbone.label}-s{self.seed}-{digest[:10]}"

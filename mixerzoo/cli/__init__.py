@@ -1,0 +1,202 @@
+"""The command line: reads arguments, calls the package, prints. Imports of weight happen inside the commands."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .screen import counting, fail, make_console, mistakes, split
+
+app = typer.Typer(
+    help="Compare sequence mixers honestly: the same task, data, training and number of parameters.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+check = typer.Typer(help="Prove things about the package itself.", rich_markup_mode=None)
+app.add_typer(check, name="check")
+
+Settings = Annotated[
+    list[str],
+    typer.Option(
+        "--set",
+        metavar="[PREFIX:]PATH=VALUE",
+        help="Change a setting of every run, or of one mixer or task: train.lr=1e-2, mqar:train.steps=900. Repeatable.",
+    ),
+]
+RunsDir = Annotated[Path, typer.Option(help="Where results go.")]
+Text = Annotated[Path | None, typer.Option(help="A text of your own for the lm task.")]
+Match = Annotated[
+    str, typer.Option(help="Match parameters to this mixer's model, or a number.", metavar="MIXER|NUMBER|none")
+]
+Script = Annotated[list[str], typer.Argument(metavar="[SCRIPT] [ARGUMENTS]...")]
+PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+
+
+@app.command("list")
+def list_command() -> None:
+    """Name every mixer and task."""
+    from mixerzoo import list_mixers, mixer_info
+    from mixerzoo.tasks import list_tasks
+
+    for name in list_mixers():
+        spec = mixer_info(name)
+        typer.echo(f"{name:<12} {spec.paper:<18} {spec.equation}")
+    typer.echo(f"tasks: {', '.join(list_tasks())}")
+
+
+@app.command()
+def show(mixer: str) -> None:
+    """Print what is known about a mixer: paper, equation, state, cost, capabilities."""
+    from dataclasses import fields
+
+    from mixerzoo import mixer_info
+
+    with mistakes():
+        spec = mixer_info(mixer)
+    for field in fields(spec):
+        value = getattr(spec, field.name)
+        text = ", ".join(sorted(value)) if isinstance(value, (tuple, frozenset)) else str(value)
+        typer.echo(f"{field.name:<13} {text}")
+
+
+@app.command()
+def ablate(
+    mixers: Annotated[str, typer.Option(help="Names with commas between; a+b tiles a pattern over the depth.")] = "all",
+    tasks: Annotated[str, typer.Option("--tasks", "--task", help="Names with commas between.")] = "lm,mqar",
+    seeds: Annotated[str, typer.Option(help="How many, from 0 on; or the seeds themselves, commas between.")] = "2",
+    text: Text = None,
+    settings: Settings = [],  # noqa: B006 (typer's way to say: none given)
+    match: Match = "attention",
+    name: Annotated[str, typer.Option(help="Results go to RUNS_DIR/NAME.")] = "default",
+    runs_dir: RunsDir = Path("runs"),
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; as many as cores by default.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Torch threads per process.")] = 1,
+    plots: Annotated[bool, typer.Option(help="Draw the plots.")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the runs and stop.")] = False,
+) -> None:
+    """Train every mixer on every task with every seed, and compare. Finished runs are skipped."""
+    from mixerzoo import list_mixers
+
+    from .grid import carry_out, parse_seeds, plan, with_text
+
+    names = list_mixers() if mixers == "all" else split(mixers)
+    with mistakes():
+        runs = plan(names, split(tasks), parse_seeds(seeds), with_text(settings, text), match)
+    if dry_run:
+        for run in runs:
+            typer.echo(run.run_id)
+        return
+    carry_out(runs, runs_dir / name, workers, threads, plots=plots)
+
+
+@app.command()
+def train(
+    task: Annotated[str, typer.Argument(help="A task, with --mixer; or vision, with --model.", show_default=False)],
+    folder: Annotated[str | None, typer.Argument(metavar="[DIR]", help="The same as --data-dir.")] = None,
+    mixer: Annotated[str | None, typer.Option(help="What to train on a task; a+b tiles a pattern.")] = None,
+    model: Annotated[str | None, typer.Option(help="vision: a timm model, zoo_hgrn2_tiny_patch16_224.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="digits|cifar10|fashion_mnist|imagefolder:DIR|hfds:NAME", help="vision: the images."),
+    ] = None,
+    data_dir: Annotated[str | None, typer.Option(help="vision: where the images stand, or go.")] = None,
+    download: Annotated[bool, typer.Option("--download", help="vision: fetch cifar10 or fashion_mnist.")] = False,
+    recipe: Annotated[str | None, typer.Option(help="vision: a recipe's name, or a .toml file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="vision: the run's own folder; a run in it is gone on with.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides weights and batches.", show_default="0")] = None,
+    text: Text = None,
+    settings: Settings = [],  # noqa: B006 (typer's way to say: none given)
+    match: Match = "none",
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Train one mixer on one task, or one timm model on images, on all cores."""
+    if task == "vision":
+        from .vision import train_model
+
+        if mixer is not None:
+            fail("vision trains a model, not a mixer; remedy: --model zoo_MIXER_tiny_patch16_224 in place of --mixer")
+        options = {"model": model, "data": data, "data_dir": data_dir or folder, "download": download}
+        train_model({**options, "recipe": recipe, "settings": settings, "seed": seed}, out, runs_dir)
+        return
+    from mixerzoo.ablation.engine import usable_cores
+    from mixerzoo.tasks import build_task
+
+    from .grid import carry_out, plan, with_text
+
+    if mixer is None:
+        with mistakes():
+            build_task(task)
+        fail(f"training on {task} needs a mixer; remedy: --mixer, for example hgrn2 (mixerzoo list names them)")
+    with mistakes():
+        runs = plan([mixer], [task], [seed or 0], with_text(settings, text), match)
+    carry_out(runs, runs_dir / "train", 1, usable_cores(), plots=True)
+
+
+@app.command("timm-train", context_settings=PASS_ON)
+def timm_train(arguments: Script = []) -> None:  # noqa: B006 (typer's way to say: none given)
+    """Run timm's train.py, ./train.py unless its path comes first, with the zoo's models registered."""
+    from .vision import run_timm_script
+
+    run_timm_script("train.py", arguments)
+
+
+@app.command("timm-validate", context_settings=PASS_ON)
+def timm_validate(arguments: Script = []) -> None:  # noqa: B006 (typer's way to say: none given)
+    """Run timm's validate.py, ./validate.py unless its path comes first, with the zoo's models registered."""
+    from .vision import run_timm_script
+
+    run_timm_script("validate.py", arguments)
+
+
+@app.command()
+def report(run_dir: Path, plots: Annotated[bool, typer.Option(help="Draw the plots.")] = True) -> None:
+    """Print the results table of a directory, and write its tables and plots again."""
+    from mixerzoo.ablation.report import print_tables, write_report
+    from mixerzoo.ablation.store import Store
+
+    with mistakes():
+        arms = write_report(Store(run_dir), plots=plots)
+    print_tables(arms, make_console())
+
+
+@check.command()
+def kernels(
+    target: Annotated[list[str], typer.Option(help="sm_80, sm_90 or gfx942. Repeatable; all by default.")] = [],  # noqa: B006
+    op: Annotated[str | None, typer.Option(help="Only this op's kernels.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; as many as cores by default.")] = None,
+) -> None:
+    """Compile every kernel for GPUs that needn't be here; count the bytes that ops move. Fails if one doesn't fit."""
+    from mixerzoo.ablation.engine import usable_cores
+    from mixerzoo.kernels.check_compile import TARGETS
+    from mixerzoo.kernels.check_table import bytes_table, compile_all, compiled_table, count_all
+
+    workers, console = workers or usable_cores(), make_console()
+    with mistakes():
+        compiled = compile_all(target or TARGETS, op, workers, counting("compiled"))
+    console.print(compiled_table(compiled))
+    counted = count_all(op, workers, counting("ops run"))
+    console.print("", bytes_table(counted))
+    if bad := [row for row in compiled if not row.good]:
+        for row in bad:
+            if isinstance(row.result, str):
+                typer.echo(f"{row.kernel}, {row.configuration}, {row.target}: {row.result}", err=True)
+        console.print(f"\n{len(bad)} of {len(compiled)} spill, exceed the shared memory, or don't compile")
+        raise typer.Exit(1)
+    console.print(f"\nall {len(compiled)} fit: nothing spilled, shared memory within every chip's limit")
+
+
+def main() -> None:
+    """The entry point: one line on stderr for a mistake of the user's, exit code 2; 130 after Ctrl-C."""
+    usage_error: Any = typer.BadParameter.__base__  # click's UsageError, wherever this version of typer keeps it
+    try:
+        sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
+    except usage_error as error:
+        fail(error.format_message())
+    except (typer.Abort, KeyboardInterrupt):
+        typer.echo("stopped", err=True)
+        sys.exit(130)
