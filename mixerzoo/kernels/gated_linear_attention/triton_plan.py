@@ -196,7 +196,8 @@ class Call:
             "part_size": size,
         }
         H, K, V = self.q.shape[2], self.q.shape[3], v.shape[3]
-        block_k, block_v = min(self.schedule.block_k, 32 if self.kind == "head" else 64), min(self.schedule.block_v, 64)
+        block_k = min(self.schedule.block_k, 32 if self.kind == "head" else 64)
+        block_v = min(self.schedule.block_v, 32 if V % 64 else 64)
         constants = {"FIRST_WAY": self.ways[0], "BK": block_k, "BV": block_v, "C": CHUNK, "ADJOINT": adjoint}
         grid = ((self.ways[1] - self.ways[0]) * self.sequences, H, -(-K // block_k) * -(-V // block_v))
         return Launch(states_kernel, grid, self._arguments(v) | tensors, self._constants() | constants, 4)
