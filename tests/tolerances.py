@@ -17,6 +17,7 @@ RELATIVE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2}
 SMALLEST_SCALE = 1e-3  # below this, the largest entry is noise and says nothing about precision
 BUDGET = 2.0
 ROUNDINGS = 4.0
+STANDARD_ERRORS = 4.5  # for what is random: one comparison in 150,000 is further off by chance
 
 
 def assert_close(actual: Any, expected: Any) -> None:
@@ -44,6 +45,14 @@ def assert_within_budget(actual: Any, reference: Any, oracle: Any) -> None:
         rounding = torch.finfo(a.dtype).eps * _mean_square_root(o)
         error, budget = _mean_square_root(a - o), BUDGET * (_mean_square_root(r - o) + ROUNDINGS * rounding)
         assert error <= budget, f"{name} has the error {error:.2e}, budget {budget:.2e}"
+
+
+def assert_statistic(
+    name: str, found: float, expected: float, *, deviation: float, count: float, reference: int = 30_000
+) -> None:
+    """A mean over `count` samples is the published one over `reference` samples, whose standard deviation is given."""
+    allowed = STANDARD_ERRORS * deviation * (1 / count + 1 / reference) ** 0.5
+    assert abs(found - expected) <= allowed, f"{name} is {found:.4g}, published {expected:.4g} +- {allowed:.2g}"
 
 
 def assert_finite(values: Any) -> None:

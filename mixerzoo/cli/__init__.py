@@ -20,6 +20,12 @@ app = typer.Typer(
 check = typer.Typer(help="Prove things about the package itself.", rich_markup_mode=None)
 app.add_typer(check, name="check")
 
+evaluate = typer.Typer(help="Evaluate what was trained.", rich_markup_mode=None)
+app.add_typer(evaluate, name="eval")
+
+data = typer.Typer(help="Make files of data.", rich_markup_mode=None)
+app.add_typer(data, name="data")
+
 Settings = Annotated[
     list[str],
     typer.Option(
@@ -33,6 +39,7 @@ Text = Annotated[Path | None, typer.Option(help="A text of your own for the lm t
 Match = Annotated[
     str, typer.Option(help="Match parameters to this mixer's model, or a number.", metavar="MIXER|NUMBER|none")
 ]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes; as many as cores by default.")]
 Script = Annotated[list[str], typer.Argument(metavar="[SCRIPT] [ARGUMENTS]...")]
 PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
@@ -74,7 +81,7 @@ def ablate(
     match: Match = "attention",
     name: Annotated[str, typer.Option(help="Results go to RUNS_DIR/NAME.")] = "default",
     runs_dir: RunsDir = Path("runs"),
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; as many as cores by default.")] = None,
+    workers: Workers = None,
     threads: Annotated[int, typer.Option(min=1, help="Torch threads per process.")] = 1,
     plots: Annotated[bool, typer.Option(help="Draw the plots.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the runs and stop.")] = False,
@@ -96,32 +103,54 @@ def ablate(
 
 @app.command()
 def train(
-    task: Annotated[str, typer.Argument(help="A task, with --mixer; or vision, with --model.", show_default=False)],
+    task: Annotated[str, typer.Argument(help="A task, with --mixer; lm or vision, without.", show_default=False)],
     folder: Annotated[str | None, typer.Argument(metavar="[DIR]", help="The same as --data-dir.")] = None,
     mixer: Annotated[str | None, typer.Option(help="What to train on a task; a+b tiles a pattern.")] = None,
-    model: Annotated[str | None, typer.Option(help="vision: a timm model, zoo_hgrn2_tiny_patch16_224.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|JSON|DIR",
+            help="vision: a timm model, zoo_hgrn2_tiny_patch16_224. "
+            "lm: keywords of MixerConfig as JSON, or a checkpoint.",
+        ),
+    ] = None,
     data: Annotated[
         str | None,
-        typer.Option(metavar="digits|cifar10|fashion_mnist|imagefolder:DIR|hfds:NAME", help="vision: the images."),
+        typer.Option(
+            metavar="SOURCE",
+            help="vision: digits, cifar10, fashion_mnist, imagefolder:DIR, hfds:NAME. "
+            "lm: embedded, text:FILES, jsonl:FILES, parquet:FILES, hfds:NAME@SPLIT, tokens:FILE.",
+        ),
     ] = None,
     data_dir: Annotated[str | None, typer.Option(help="vision: where the images stand, or go.")] = None,
     download: Annotated[bool, typer.Option("--download", help="vision: fetch cifar10 or fashion_mnist.")] = False,
-    recipe: Annotated[str | None, typer.Option(help="vision: a recipe's name, or a .toml file.")] = None,
-    out: Annotated[Path | None, typer.Option(help="vision: the run's own folder; a run in it is gone on with.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="vision, lm: a recipe's name, or a .toml file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="vision, lm: the run's own folder; a run in it is gone on with.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Decides weights and batches.", show_default="0")] = None,
     text: Text = None,
     settings: Settings = [],  # noqa: B006 (typer's way to say: none given)
     match: Match = "none",
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
-    """Train one mixer on one task, or one timm model on images, on all cores."""
+    """Train one mixer on one task, one timm model on images, or one language model on text, on all cores.
+
+    With --mixer, lm is the grids' small task: minutes, next bytes. Without it, lm is a training of a transformers model
+    from --recipe or --model on any text, on one process or, by torchrun or accelerate launch, on many.
+    """
+    shared = {"model": model, "data": data, "recipe": recipe, "settings": settings, "seed": seed}
     if task == "vision":
         from .vision import train_model
 
         if mixer is not None:
             fail("vision trains a model, not a mixer; remedy: --model zoo_MIXER_tiny_patch16_224 in place of --mixer")
-        options = {"model": model, "data": data, "data_dir": data_dir or folder, "download": download}
-        train_model({**options, "recipe": recipe, "settings": settings, "seed": seed}, out, runs_dir)
+        train_model({**shared, "data_dir": data_dir or folder, "download": download}, out, runs_dir)
+        return
+    if task == "lm" and mixer is None:
+        from .lm import train_model as train_language_model
+
+        train_language_model({**shared, "data": f"text:{text}" if data is None and text else data}, out, runs_dir)
         return
     from mixerzoo.ablation.engine import usable_cores
     from mixerzoo.tasks import build_task
@@ -164,11 +193,99 @@ def report(run_dir: Path, plots: Annotated[bool, typer.Option(help="Draw the plo
     print_tables(arms, make_console())
 
 
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="A checkpoint's folder, flash-linear-attention's or the zoo's.")],
+    target: Annotated[Path, typer.Argument(help="The folder for the other's format; it must not exist.")],
+    shard_size: Annotated[str, typer.Option(help="The largest file of weights.")] = "5GB",
+) -> None:
+    """Turn a language model's checkpoint in flash-linear-attention's format into the zoo's, or back."""
+    from .lm import convert_checkpoint
+
+    convert_checkpoint(source, target, shard_size)
+
+
+@evaluate.command("lm")
+def evaluate_lm(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint: a folder, or a name on the hub.")],
+    data: Annotated[str | None, typer.Option(metavar="SOURCE", help="The text: see train; @test of hfds.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="bytes, a folder or a name; by default the model's.")] = None,
+    settings: Annotated[
+        list[str], typer.Option("--set", metavar="data.NAME=VALUE", help="data.text_key=content, ... Repeatable.")
+    ] = [],  # noqa: B006 (typer's way to say: none given)
+    context: Annotated[int | None, typer.Option(min=1, help="Of the sliding windows; the training length.")] = None,
+    stride: Annotated[int | None, typer.Option(min=1, help="Of the sliding windows; half the context.")] = None,
+    lengths: Annotated[str, typer.Option(help="Of pieces, commas between; 1/4 to 8 training lengths.")] = "",
+    max_tokens: Annotated[int | None, typer.Option(min=2, help="Of the text; all by default.")] = None,
+    tasks: Annotated[str, typer.Option(help="Tasks of lm-evaluation-harness, commas between.")] = "",
+    include_path: Annotated[Path | None, typer.Option(help="A folder with tasks of your own.")] = None,
+    shots: Annotated[int | None, typer.Option(min=0, help="Examples before a question.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Questions of each task.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions at a time.")] = 8,
+    out: Annotated[Path | None, typer.Option(help="Where results go; MODEL/evaluation, or ./evaluation.")] = None,
+) -> None:
+    """Perplexity and bits per byte of a text, by context and length, with a plot; lm-evaluation-harness tasks."""
+    from .lm import evaluate_model
+
+    text = {"context": context, "stride": stride, "lengths": lengths, "max_tokens": max_tokens}
+    harness = {"include_path": include_path, "shots": shots, "limit": limit, "batch_size": batch_size}
+    evaluate_model(model, data, tokenizer, settings, text, split(tasks), harness, out)
+
+
+@data.command()
+def tokens(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="text:FILES, jsonl:FILES, hfds:NAME@SPLIT, ...")],
+    target: Annotated[Path, typer.Argument(help="NAME: NAME.bin and NAME.json are written.")],
+    tokenizer: Annotated[str, typer.Option(help="bytes, or a folder or name of a Hugging Face tokenizer.")] = "bytes",
+    settings: Annotated[
+        list[str], typer.Option("--set", metavar="data.NAME=VALUE", help="data.text_key=content, ... Repeatable.")
+    ] = [],  # noqa: B006 (typer's way to say: none given)
+) -> None:
+    """Tokenize text into a memory-mapped file for `mixerzoo train lm --data tokens:NAME`, whatever its size."""
+    from .lm import make_tokens
+
+    make_tokens(source, target, tokenizer, settings)
+
+
+@data.command()
+def listops(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="DIR/listops-1000/basic_{train,val,test}.tsv are written.")],
+    samples: Annotated[int, typer.Option(min=50, help="Of the three files together: 96, 2 and 2 %.")] = 100_000,
+    seed: Annotated[int, typer.Option(min=0, help="Decides every sample.")] = 0,
+    workers: Workers = None,
+) -> None:
+    """Make Long Range Arena's ListOps, in the released archive's layout."""
+    from mixerzoo.tasks.lra.listops_generator import write_listops
+
+    with mistakes():
+        files = write_listops(out, samples, seed, workers=workers, progress=counting("samples"))
+    typer.echo(f"written: {', '.join(map(str, files))}")
+
+
+@data.command()
+def pathfinder(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="DIR/pathfinderR/curv_.../{imgs,metadata} are written.")],
+    resolution: Annotated[int, typer.Option(help="32, 64 or 128 (Path-X) pixels; 16 is not Long Range Arena's.")] = 32,
+    samples: Annotated[int, typer.Option(min=1, help="Images.")] = 200_000,
+    seed: Annotated[int, typer.Option(min=0, help="Decides every image.")] = 0,
+    contour_length: Annotated[int, typer.Option(help="Dashes of a contour: 6, 9 or 14 in the archive.")] = 14,
+    workers: Workers = None,
+) -> None:
+    """Make Long Range Arena's Pathfinder or Path-X, in the released archive's layout."""
+    from mixerzoo.tasks.lra.pathfinder_files import write_pathfinder
+
+    with mistakes():
+        folder = write_pathfinder(
+            out, resolution, samples, seed, contour_length=contour_length, workers=workers, progress=counting("images")
+        )
+    typer.echo(f"written: {folder}")
+
+
 @check.command()
 def kernels(
     target: Annotated[list[str], typer.Option(help="sm_80, sm_90 or gfx942. Repeatable; all by default.")] = [],  # noqa: B006
     op: Annotated[str | None, typer.Option(help="Only this op's kernels.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; as many as cores by default.")] = None,
+    workers: Workers = None,
 ) -> None:
     """Compile every kernel for GPUs that needn't be here; count the bytes that ops move. Fails if one doesn't fit."""
     from mixerzoo.ablation.engine import usable_cores

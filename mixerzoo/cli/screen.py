@@ -13,7 +13,10 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-OPTIONAL = dict.fromkeys(("timm", "torchvision", "PIL", "sklearn", "tomli"), "vision")
+OPTIONAL = {
+    **dict.fromkeys(("timm", "torchvision", "PIL", "sklearn", "tomli"), "vision"),
+    **dict.fromkeys(("transformers", "tokenizers", "safetensors", "huggingface_hub"), "lm"),
+}
 
 
 def make_console(*, quiet: bool = False) -> Console:
@@ -51,12 +54,14 @@ def stopped(kept: str) -> NoReturn:
 
 
 def counting(what: str) -> Callable[[int, int], None]:
-    """Shows `12/345 compiled` on one line of a terminal; elsewhere a line now and then."""
+    """Shows `12/345 compiled` on one line of a terminal; elsewhere a line for every tenth."""
+    tenths: set[int] = set()
 
     def progress(done: int, total: int) -> None:
         if sys.stderr.isatty():
             typer.echo(f"\r\033[K{done}/{total} {what}" if done < total else "\r\033[K", nl=False, err=True)
-        elif done in (0, total) or done % 50 == 0:
+        elif (tenth := 10 * done // total) not in tenths:
+            tenths.add(tenth)
             typer.echo(f"{done}/{total} {what}", err=True)
 
     return progress
