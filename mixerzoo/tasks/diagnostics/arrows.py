@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -87,35 +87,18 @@ class ArrowPointing(Task):
         return draw_scene(rng, self.size if split in ("train", "trained") else self.valid_size, self.scale)
 
     def build_model(self, backbone: BackboneConfig) -> nn.Module:
-        """Raises ValueError for a pattern of several mixers, which the image model doesn't take."""
-        from mixerzoo.tasks.vision.zoo_isotropic import IsotropicMixer
+        from mixerzoo.tasks.vision.from_backbone import image_model
 
-        if isinstance(backbone.mixer, list) or backbone.channel_mixer is None:
-            raise ValueError(
-                f"{self.name} takes one mixer and a channel mixer, got backbone.mixer={backbone.label} and "
-                f"backbone.channel_mixer={backbone.channel_mixer}"
-            )
-        mixer = dict(backbone.mixer)
-        model = IsotropicMixer(
+        return image_model(
+            self.name,
+            backbone,
             img_size=self.size,
             patch_size=self.patch_size,
-            in_chans=1,
             num_classes=2,
-            dynamic_img_size=True,
-            embed_dim=backbone.dim,
-            depth=backbone.depth,
-            mixer=mixer.pop("name"),
-            mixer_kwargs=mixer,
             scan_order=self.scan_order,
-            channel_mixer=asdict(backbone.channel_mixer),
-            norm=backbone.norm,
-            final_norm=backbone.norm,
-            lower_bounds=backbone.lower_bounds,
             pos_embed=self.pos_embed,
-            proj_drop_rate=backbone.dropout,
+            dynamic_img_size=True,
         )
-        model.set_grad_checkpointing(backbone.gradient_checkpointing)
-        return model
 
     def batches(self, split: str, *, seed: int, batch_size: int) -> Iterator[Batch]:
         if split == "train":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, cast
 
@@ -21,6 +21,7 @@ from mixerzoo.tasks.config import BackboneConfig
 
 from .cost import images_per_second, peak_bytes
 from .data import digit_arrays
+from .from_backbone import image_model
 from .receptive_field import receptive_field
 from .zoo_isotropic import IsotropicMixer
 from .zoo_models import backbone_name
@@ -68,32 +69,15 @@ class Digits(Task):
         return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()[:16]
 
     def build_model(self, backbone: BackboneConfig) -> nn.Module:
-        """Raises ValueError for a pattern of several mixers, which the image model doesn't take."""
-        if isinstance(backbone.mixer, list) or backbone.channel_mixer is None:
-            raise ValueError(
-                f"{self.name} takes one mixer and a channel mixer, got backbone.mixer={backbone.label} and "
-                f"backbone.channel_mixer={backbone.channel_mixer}"
-            )
-        mixer = dict(backbone.mixer)
-        model = IsotropicMixer(
+        return image_model(
+            self.name,
+            backbone,
             img_size=SIZE,
             patch_size=self.patch_size,
-            in_chans=1,
             num_classes=CLASSES,
-            embed_dim=backbone.dim,
-            depth=backbone.depth,
-            mixer=mixer.pop("name"),
-            mixer_kwargs=mixer,
             scan_order=self.scan_order,
-            channel_mixer=asdict(backbone.channel_mixer),
-            norm=backbone.norm,
-            final_norm=backbone.norm,
-            lower_bounds=backbone.lower_bounds,
             pos_embed=self.pos_embed,
-            proj_drop_rate=backbone.dropout,
         )
-        model.set_grad_checkpointing(backbone.gradient_checkpointing)
-        return model
 
     def batches(self, split: str, *, seed: int, batch_size: int) -> Iterator[Batch]:
         images, labels = self._parts[split]
