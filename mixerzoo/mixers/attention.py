@@ -21,9 +21,11 @@ class Attention(Mixer):
         num_heads: H; None: dim/64, at least 1.
         num_kv_heads: heads of k and v, each shared by H/num_kv_heads query heads (arXiv:2305.13245); None: H.
         rotary: rotary positions, channel j paired with j + K/2.
+        rotary_base: the 10000 in the equation.
         qk_norm: RMSNorm on q and k, over each head.
         window: a token sees itself and the window-1 tokens before it (bidirectional: and after it); None: all.
         bias: on every linear map.
+        qkv_bias: on those of q, k and v.
         bidirectional: every token sees all."""
 
     spec = MixerSpec(
@@ -42,9 +44,11 @@ class Attention(Mixer):
         num_heads: int | None = None,
         num_kv_heads: int | None = None,
         rotary: bool = True,
+        rotary_base: float = 10000.0,
         qk_norm: bool = False,
         window: int | None = None,
         bias: bool = False,
+        qkv_bias: bool = False,
         bidirectional: bool = False,
     ) -> None:
         super().__init__(dim, bidirectional=bidirectional)
@@ -58,9 +62,10 @@ class Attention(Mixer):
         if rotary and K % 2:
             raise ValueError(f"rotary positions need an even head width, got dim/num_heads={K}; remedy: rotary=False")
         self.num_heads, self.num_kv_heads, self.K, self.rotary, self.window = heads, kv_heads, K, rotary, window
-        self.q_proj = nn.Linear(dim, dim, bias=bias)
-        self.k_proj = nn.Linear(dim, kv_heads * K, bias=bias)
-        self.v_proj = nn.Linear(dim, kv_heads * K, bias=bias)
+        self.rotary_base = rotary_base
+        self.q_proj = nn.Linear(dim, dim, bias=bias or qkv_bias)
+        self.k_proj = nn.Linear(dim, kv_heads * K, bias=bias or qkv_bias)
+        self.v_proj = nn.Linear(dim, kv_heads * K, bias=bias or qkv_bias)
         self.o_proj = nn.Linear(dim, dim, bias=bias)
         self.q_norm = nn.RMSNorm(K, eps=1e-5) if qk_norm else nn.Identity()
         self.k_norm = nn.RMSNorm(K, eps=1e-5) if qk_norm else nn.Identity()
@@ -71,7 +76,7 @@ class Attention(Mixer):
         q, k, v = (proj(x).unflatten(-1, (-1, self.K)) for proj in (self.q_proj, self.k_proj, self.v_proj))
         q, k = self.q_norm(q), self.k_norm(k)
         if self.rotary:
-            frequencies = rope_frequencies(self.K)
+            frequencies = rope_frequencies(self.K, self.rotary_base)
             q, k = (rotate(part, layout.position, frequencies, interleaved=False) for part in (q, k))
 
         everything_counts = state is None and layout.valid is None

@@ -28,6 +28,7 @@ class GLA(LinearMixer):
         gate_normalizer: the 16 in the equation.
         output_gate: with or without the factor SiLU(W_g x).
         norm: layer | rms | srms | group, over each head's values.
+        norm_eps: of that norm (flash-linear-attention's models: 1e-6).
         bias: on the linear maps; the gate's b is always there.
         short_conv: 0, or 4: a causal convolution over q, k and v, then SiLU.
         bidirectional: both directions, summed before the norm."""
@@ -54,6 +55,7 @@ class GLA(LinearMixer):
         gate_normalizer: float = 16.0,
         output_gate: bool = True,
         norm: str = "rms",
+        norm_eps: float = 1e-5,
         bias: bool = False,
         short_conv: int = 0,
         bidirectional: bool = False,
@@ -76,7 +78,7 @@ class GLA(LinearMixer):
         self.v_proj = nn.Linear(dim, kv_heads * V, bias=bias)
         self.f_proj = nn.Sequential(nn.Linear(dim, gate_low_rank, bias=False), nn.Linear(gate_low_rank, kv_heads * K))
         self.g_proj = nn.Linear(dim, num_heads * V, bias=bias) if output_gate else None
-        self.norm = make_norm(norm, V)
+        self.norm = make_norm(norm, V, norm_eps)
         self.o_proj = nn.Linear(num_heads * V, dim, bias=bias)
 
     def project(self, x: Tensor) -> tuple[Tensor, ...]:

@@ -29,6 +29,7 @@ class HGRN1(LinearMixer):
         complex: complex or real state.
         output_gate: with or without the factor SiLU(W_g x).
         norm: layer | rms | srms | group, over [Re h; Im h].
+        norm_eps: of that norm (flash-linear-attention's models: 1e-6).
         norm_order: norm_gate (every published module) | gate_norm (the paper's equation: Norm(h * gate)).
         lower_bound: a constant in [0, 1) in place of the stack's learned bounds; None: those, or 0 when built alone.
         bias: on every linear map.
@@ -53,6 +54,7 @@ class HGRN1(LinearMixer):
         complex: bool = True,
         output_gate: bool = True,
         norm: str = "layer",
+        norm_eps: float = 1e-5,
         norm_order: str = "norm_gate",
         lower_bound: float | None = None,
         bias: bool = True,
@@ -69,7 +71,7 @@ class HGRN1(LinearMixer):
         self.f_proj = nn.Linear(dim, dim, bias=bias)
         self.c_proj = nn.Linear(dim, width, bias=bias)
         self.g_proj = nn.Linear(dim, width, bias=bias) if output_gate else None
-        self.norm = make_norm(norm, width)
+        self.norm = make_norm(norm, width, norm_eps)
         self.o_proj = nn.Linear(width, dim, bias=bias)
         if complex:
             self.theta, self.theta_reverse = self._new_theta(), self._new_theta() if bidirectional else None

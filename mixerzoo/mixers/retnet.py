@@ -28,6 +28,7 @@ class RetNet(LinearMixer):
             is two neighbouring channels.
         output_gate: with or without the factor SiLU(W_g x).
         norm: group | layer | rms | srms, over each head's values.
+        norm_eps: of that norm (flash-linear-attention's models: 1e-6).
         bias: on every linear map.
         short_conv: 0, or 4: a causal convolution over q, k and v, then SiLU.
         bidirectional: both directions, summed before the norm."""
@@ -52,6 +53,7 @@ class RetNet(LinearMixer):
         rotary: str = "xpos",
         output_gate: bool = True,
         norm: str = "group",
+        norm_eps: float = 1e-5,
         bias: bool = False,
         short_conv: int = 0,
         bidirectional: bool = False,
@@ -70,7 +72,7 @@ class RetNet(LinearMixer):
         self.k_proj = nn.Linear(dim, heads * K, bias=bias)
         self.v_proj = nn.Linear(dim, heads * V, bias=bias)
         self.g_proj = nn.Linear(dim, heads * V, bias=bias) if output_gate else None
-        self.norm = make_norm(norm, V)
+        self.norm = make_norm(norm, V, norm_eps)
         self.o_proj = nn.Linear(heads * V, dim, bias=bias)
 
     def project(self, x: Tensor) -> tuple[Tensor, ...]:

@@ -1,1 +1,23 @@
-"""Language modelling: a model over the stack, and next-byte prediction on text."""
+"""Language modelling: a model over the stack, next-byte prediction on text, and the model as transformers knows it.
+
+`MixerConfig`, `MixerModel` and `MixerForCausalLM` need transformers, which is imported when one of them is asked for.
+Importing them makes AutoConfig, AutoModel and AutoModelForCausalLM know the model type "mixerzoo".
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .configuration import MixerConfig
+    from .modeling import MixerForCausalLM, MixerModel
+
+__all__ = ["MixerConfig", "MixerForCausalLM", "MixerModel"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import modeling
+
+    return getattr(modeling, name)

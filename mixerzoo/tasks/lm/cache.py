@@ -1,0 +1,202 @@
+"""The states of all layers as one transformers `Cache`: what `generate` reorders, repeats, crops and hands back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.configuration_utils import PreTrainedConfig
+
+from mixerzoo.mixers.base import RecurrentState
+from mixerzoo.mixers.kv_cache import FixedKVCache, KVCache
+
+
+class Record(NamedTuple):
+    """What a layer took in since its state was `state`: it forgets its latest tokens by taking the others again."""
+
+    state: Any
+    x: Tensor
+    mask: Tensor | None
+
+
+class MixerCacheLayer(CacheLayerMixin):
+    """One layer's state, whatever its mixer keeps, and how many columns of the batch went into it, padding included.
+
+    Args:
+        max_length: for mixers whose state grows, allocate it once for so many tokens; None: let it grow.
+        offloaded: keep the state in the CPU's memory while the layer doesn't run.
+    """
+
+    is_sliding = False
+    is_compileable = False
+    is_croppable = True
+    supports_early_init = False
+
+    def __init__(self, max_length: int | None = None, offloaded: bool = False) -> None:
+        # Not the base's attributes: what it calls keys, values and is_initialized are views of the state here.
+        self.max_length, self.offloaded = max_length, offloaded
+        self.record_past = False
+        self.reset()
+
+    def reset(self) -> None:
+        self.state: Any = None
+        self.length = 0
+        self.record: Record | None = None
+        self.cropped = False  # the record is what is left of it, and `state` is out of date
+
+    def advance(
+        self,
+        prefill: Callable[..., tuple[Tensor, Any]],
+        empty_state: Callable[[int, int | None, Tensor], Any],
+        x: Tensor,
+        mask: Tensor | None,
+        shared: Tensor | None,
+    ) -> Tensor:
+        """The next tokens of every sequence: x [B,T,D] -> y [B,T,D], by a block's `prefill`."""
+        if self.state is None:
+            # Like x, not like the weights: accelerate may keep those elsewhere until they are used.
+            like = x.new_empty(0, dtype=torch.promote_types(x.dtype, torch.float32))
+            self.state = empty_state(x.shape[0], self.max_length, like)
+        if self.offloaded:
+            self._change(lambda tensor: tensor.to(x.device))
+        if self.cropped and self.record is not None:
+            _, self.state = prefill(self.record.x, self.record.state, mask=self.record.mask, shared=shared)
+            self.record, self.cropped = None, False
+        if self.record_past:
+            self.record = Record(self.state, x, mask) if self.record is None else _extended(self.record, x, mask)
+        y, self.state = prefill(x, self.state, mask=mask, shared=shared)
+        self.length += x.shape[1]
+        if self.offloaded:
+            self._change(lambda tensor: tensor.to("cpu"))
+        return y
+
+    def activate_past_recording(self) -> None:
+        """From now on keep what it takes to forget everything since the latest `crop`."""
+        self.record_past = True
+
+    def crop(self, tokens: int) -> None:
+        """Forget the latest -tokens columns, or, as transformers 5.6 has it, keep the first `tokens`."""
+        removed = self.length - tokens if tokens > 0 else -tokens
+        if removed <= 0:
+            self.record = self.record if self.cropped else None
+            return
+        recorded = 0 if self.record is None else self.record.x.shape[1]
+        if self.record is None or removed > recorded:
+            raise ValueError(
+                f"the cache can forget the {recorded} tokens it has recorded, got {removed} to remove; remedy: "
+                "activate_past_recording() before they come in"
+            )
+        state, x, mask = self.record
+        kept = recorded - removed
+        self.length -= removed
+        self.cropped = kept > 0
+        self.record = Record(state, x[:, :kept], None if mask is None else mask[:, :kept]) if kept else None
+        self.state = self.state if kept else state
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        self._change(lambda tensor: tensor.index_select(0, beam_idx.to(tensor.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        self._change(lambda tensor: tensor.repeat_interleave(repeats, 0))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        self._change(lambda tensor: tensor[indices.to(tensor.device)])
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.length + query_length, 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+    get_max_cache_shape = get_max_length  # its name in transformers 5.6
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        raise NotImplementedError("the mixer makes the state")
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError("keys and values are the mixer's own business; remedy: advance()")
+
+    @property
+    def is_initialized(self) -> bool:  # type: ignore[override]
+        return self.state is not None
+
+    @property
+    def batch_size(self) -> int:
+        return -1 if self.state is None else self.state.position.shape[0]
+
+    @property
+    def keys(self) -> Tensor | None:  # type: ignore[override]
+        """[B,G,S,K], a softmax attention's; None for other mixers."""
+        return self.state.keys[:, : self.length].transpose(1, 2) if self._has_keys else None
+
+    @property
+    def values(self) -> Tensor | None:  # type: ignore[override]
+        """[B,G,S,K], a softmax attention's; None for other mixers."""
+        return self.state.values[:, : self.length].transpose(1, 2) if self._has_keys else None
+
+    @property
+    def recurrent_states(self) -> dict[int, Tensor]:
+        """A linear mixer's memory, under the index that transformers gives to a layer's only state."""
+        return {0: self.state.memory} if isinstance(self.state, RecurrentState) else {}
+
+    @property
+    def conv_states(self) -> dict[int, Tensor]:
+        """[B,channels,W-1], the past of a linear mixer's short convolution."""
+        return {0: self.state.conv.transpose(1, 2)} if isinstance(self.state, RecurrentState) else {}
+
+    @property
+    def _has_keys(self) -> bool:
+        return isinstance(self.state, (KVCache, FixedKVCache))
+
+    def _change(self, change: Callable[[Tensor], Tensor]) -> None:
+        self.state, self.record = tree_map_only(Tensor, change, (self.state, self.record))
+
+
+class MixerCache(Cache):
+    """A `MixerCacheLayer` for every layer. It grows where a mixer's state does, and nowhere else."""
+
+    def __init__(self, config: PreTrainedConfig, *, max_length: int | None = None, offloaded: bool = False) -> None:
+        super().__init__(layers=[MixerCacheLayer(max_length, offloaded) for _ in range(config.num_hidden_layers)])
+
+    def activate_past_recording(self) -> None:
+        for layer in self.layers:
+            layer.activate_past_recording()  # type: ignore[union-attr]
+
+
+def adopt(cache: Cache, config: PreTrainedConfig) -> Cache:
+    """An empty cache of transformers' own (`DynamicCache()`) gets layers that hold our states; ours stays as it is.
+
+    Raises ValueError for a cache that already holds another model's tokens."""
+    if all(isinstance(layer, MixerCacheLayer) for layer in cache.layers) and cache.layers:
+        return cache
+    if any(_holds_tokens(layer) for layer in cache.layers):
+        raise ValueError(
+            f"the cache holds tokens of another kind of model, got {type(cache).__name__}; remedy: leave it out, or "
+            "pass MixerCache(model.config)"
+        )
+    cache.layers = MixerCache(config).layers
+    cache.layer_class_to_replicate = None
+    return cache
+
+
+def _extended(record: Record, x: Tensor, mask: Tensor | None) -> Record:
+    if mask is not None or record.mask is not None:
+        parts = ((record.x, record.mask), (x, mask))
+        mask = torch.cat([p.new_ones(p.shape[:2], dtype=torch.bool) if m is None else m for p, m in parts], 1)
+    return Record(record.state, torch.cat([record.x, x], 1), mask)
+
+
+def _holds_tokens(layer: Any) -> bool:
+    if isinstance(layer, MixerCacheLayer):
+        return layer.is_initialized
+    linear = getattr(layer, "has_previous_state", False)
+    return bool(
+        getattr(layer, "is_initialized", False) or (any(linear.values()) if isinstance(linear, dict) else linear)
+    )

@@ -1,0 +1,291 @@
+"""The zoo's language models as transformers' models: `MixerModel` and `MixerForCausalLM`.
+
+Importing this module registers them with AutoConfig, AutoModel and AutoModelForCausalLM.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.cache_utils import Cache
+from transformers.generation import GenerationMode
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_MAPPING_NAMES
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from mixerzoo.blocks.channel_mixers import GLU
+from mixerzoo.blocks.residual import ResidualBlock
+from mixerzoo.blocks.stack import lower_bounds_for
+from mixerzoo.mixers.base import Mixer
+from mixerzoo.mixers.lower_bound import LowerBounds
+from mixerzoo.mixers.norms import make_norm
+from mixerzoo.mixers.short_conv import ShortConv
+from mixerzoo.registry.catalog import build_mixer
+
+from .batch import packed_documents, token_mask
+from .cache import MixerCache, MixerCacheLayer, adopt
+from .checkpoints import published_directory, read_published
+from .configuration import MixerConfig
+from .loss import linear_cross_entropy, shifted
+
+__all__ = ["MixerCache", "MixerConfig", "MixerForCausalLM", "MixerModel"]
+
+
+class MixerBlock(GradientCheckpointingLayer, ResidualBlock):
+    """A residual block as transformers calls it: [B,T,D] -> [B,T,D], checkpointed on demand, its state in a cache."""
+
+    def __init__(self, config: MixerConfig, layer: int) -> None:
+        super().__init__(
+            build_mixer(config.mixers[layer]),
+            None if config.glu is None else GLU(config.hidden_size, **config.glu),
+            norm=config.norm,
+            mixer_branch=nn.Dropout(config.dropout),
+            channel_branch=nn.Dropout(config.dropout),
+        )
+        for norm in (self.mixer_norm, self.channel_norm):
+            if norm is not None:
+                norm.eps = config.norm_eps  # type: ignore[assignment]
+
+    def forward(  # type: ignore[override]
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+        shared: Tensor | None = None,
+        past_key_values: MixerCacheLayer | None = None,
+    ) -> Tensor:
+        if past_key_values is not None:
+            return past_key_values.advance(self.prefill, self.mixer.empty_state, x, mask, shared)
+        # Packed documents are one row to a mixer, also when transformers packs every row of a batch.
+        row = x if cu_seqlens is None else x.reshape(1, -1, x.shape[-1])
+        return ResidualBlock.forward(self, row, mask=mask, cu_seqlens=cu_seqlens, shared=shared).view_as(x)
+
+
+class MixerPreTrainedModel(PreTrainedModel):
+    config: MixerConfig
+    config_class = MixerConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["MixerBlock"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _can_record_outputs = {"hidden_states": MixerBlock}
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *model_args: Any, config: Any = None, **kwargs: Any
+    ) -> Any:
+        """As transformers' own, and it also reads a checkpoint in flash-linear-attention's format.
+
+        Raises ValueError for one of those that is damaged or isn't the model that its config.json describes."""
+        if config is None and kwargs.get("state_dict") is None and pretrained_model_name_or_path is not None:
+            directory = published_directory(pretrained_model_name_or_path, kwargs)
+            if directory is not None:
+                config, kwargs["state_dict"] = read_published(directory)
+                pretrained_model_name_or_path = None
+        return super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, LowerBounds):
+            init.ones_(module.logits)
+        elif isinstance(module, ShortConv):
+            init.uniform_(module.weight, -(module.width**-0.5), module.width**-0.5)
+        elif isinstance(module, Mixer):
+            own = [name for name, _ in module.named_parameters(recurse=False)]
+            # Only its constructor knows how a mixer's own parameters start, and it may have run without memory.
+            fresh = build_mixer(module.config) if own else module
+            for name in own:
+                init.copy_(getattr(module, name), getattr(fresh, name))
+
+
+class MixerModel(MixerPreTrainedModel):
+    """Embedding, residual blocks and final norm: ids [B,T] -> hidden states [B,T,D]."""
+
+    def __init__(self, config: MixerConfig) -> None:
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        self.layers = nn.ModuleList(MixerBlock(config, layer) for layer in range(config.num_hidden_layers))
+        self.norm = make_norm(config.norm, config.hidden_size, config.norm_eps)
+        mixers = [cast(Mixer, block.mixer) for block in self.layers]
+        self.lower_bounds = lower_bounds_for(mixers, len(mixers), config.hidden_size, config.lower_bounds)
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        cu_seqlens: Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPast:
+        """Hidden states after the final norm, and the cache.
+
+        Args:
+            attention_mask: [B,T] or [B,past+T], nonzero = token; padding may stand anywhere.
+            position_ids: [B,T]. Mixers count tokens themselves; where there is neither padding nor a past, a position
+                that doesn't follow the one before it starts a document (transformers' `DataCollatorWithFlattening`).
+            cu_seqlens: [N+1], N documents packed into one row, also under transformers' name `cu_seq_lens_q`. Packed
+                rows leave no cache.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        mask = token_mask(attention_mask, x)
+        started = past_key_values is not None and past_key_values.get_seq_length() > 0
+        cu_seqlens = kwargs.get("cu_seq_lens_q") if cu_seqlens is None else cu_seqlens
+        if cu_seqlens is None and position_ids is not None and mask is None and not started:
+            cu_seqlens = packed_documents(position_ids.expand(x.shape[:2]))
+        if cu_seqlens is not None and (started or mask is not None):
+            raise ValueError("packed documents exclude padding and a past; remedy: leave padding out of the packed row")
+        checkpointing = self.training and any(block.gradient_checkpointing for block in self.layers)
+        if cu_seqlens is not None or checkpointing:
+            past_key_values = None
+        elif past_key_values is not None:
+            past_key_values = adopt(past_key_values, self.config)
+        elif use_cache and not self.training:
+            past_key_values = MixerCache(self.config)
+
+        states: Any = [None] * len(self.layers) if past_key_values is None else past_key_values.layers
+        bounds = [None] * len(self.layers) if self.lower_bounds is None else self.lower_bounds().unbind(0)
+        for block, state, bound in zip(self.layers, states, bounds, strict=True):
+            shared = bound if cast(Mixer, block.mixer).depth_shared else None
+            x = block(x, mask=mask, cu_seqlens=cu_seqlens, shared=shared, past_key_values=state)
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(x), past_key_values=past_key_values)
+
+
+class MixerForCausalLM(MixerPreTrainedModel, GenerationMixin):
+    """`MixerModel` and a linear head: ids [B,T] -> logits [B,T,vocabulary]."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+
+    def __init__(self, config: MixerConfig) -> None:
+        super().__init__(config)
+        self.model = MixerModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        cu_seqlens: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
+        skip_logits: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> CausalLMOutputWithPast:
+        """Logits, and with `labels` the loss.
+
+        Args:
+            labels: [B,T], the ids themselves; they are shifted here, -100 is left out. `shift_labels` are already
+                shifted, `num_items_in_batch` divides the sum in place of the number of labels.
+            logits_to_keep: only of the last so many positions, or of those in a tensor; 0: of all.
+            skip_logits: take the loss without logits; None: as config.fused_loss says while training, else False.
+
+        The rest is as for `MixerModel`.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            cu_seqlens=cu_seqlens,
+            **kwargs,
+        )
+        hidden = outputs.last_hidden_state
+        if skip_logits is None:
+            skip_logits = self.training and self.config.fused_loss and isinstance(logits_to_keep, int)
+        wanted = labels is not None or kwargs.get("shift_labels") is not None
+        logits = loss = None
+        if wanted and skip_logits:
+            loss = self._loss_without_logits(hidden, labels, **kwargs)
+        else:
+            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            logits = self.lm_head(hidden[:, kept])
+        if wanted and not skip_logits:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def _loss_without_logits(
+        self,
+        hidden: Tensor,
+        labels: Tensor | None,
+        *,
+        shift_labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        ignore_index: int = -100,
+        **kwargs: Any,
+    ) -> Tensor:
+        targets = shifted(cast(Tensor, labels), ignore_index) if shift_labels is None else shift_labels
+        return linear_cross_entropy(
+            hidden, self.lm_head, targets, num_items=num_items_in_batch, ignore_index=ignore_index
+        )
+
+    def _prepare_cache_for_generation(  # type: ignore[override]
+        self,
+        generation_config: GenerationConfig,
+        model_kwargs: dict[str, Any],
+        generation_mode: GenerationMode,
+        batch_size: int,
+        max_cache_length: int,
+    ) -> None:
+        """`generate` would make a cache that knows nothing of mixers."""
+        if model_kwargs.get("past_key_values") is not None:
+            adopt(model_kwargs["past_key_values"], self.config)
+            super()._prepare_cache_for_generation(  # type: ignore[misc]
+                generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
+            )
+        elif generation_config.use_cache is not False:
+            implementation = generation_config.cache_implementation
+            if implementation == "quantized":
+                raise ValueError(
+                    "cache_implementation='quantized' isn't supported, a linear mixer's state is no list of keys and "
+                    "values; remedy: leave it out, or 'static' or 'offloaded'"
+                )
+            model_kwargs["past_key_values"] = MixerCache(
+                self.config,
+                max_length=max_cache_length if implementation == "static" else None,
+                offloaded=implementation in ("offloaded", "offloaded_static"),
+            )
+        cache = model_kwargs.get("past_key_values")
+        if cache is not None and (
+            generation_mode == GenerationMode.ASSISTED_GENERATION or generation_config.is_assistant
+        ):
+            for layer in cache.layers:
+                layer.activate_past_recording()
+
+
+AutoConfig.register(MixerConfig.model_type, MixerConfig, exist_ok=True)
+AutoModel.register(MixerConfig, MixerModel, exist_ok=True)
+AutoModelForCausalLM.register(MixerConfig, MixerForCausalLM, exist_ok=True)
+# Trainer's label smoothing, pipelines and lm-evaluation-harness know a causal language model by these lists of names.
+MODEL_MAPPING_NAMES[MixerConfig.model_type] = MixerModel.__name__
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[MixerConfig.model_type] = MixerForCausalLM.__name__

@@ -1,0 +1,44 @@
+"""Tiny transformers models of every mixer and of a hybrid of them all, in fp64, every parameter moved off its start."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from mixerzoo.tasks.lm import MixerConfig, MixerForCausalLM
+from tests.conformance.zoo import CONFIGURATIONS, DIM, Config
+
+VOCABULARY = 61
+PAD, END = 0, 60
+
+LAYERS: dict[str, Config | list[Config]] = {
+    label: config for label, config in CONFIGURATIONS.items() if not config.get("bidirectional")
+}
+PLAIN: dict[str, Config | list[Config]] = {
+    label: LAYERS[label]
+    for label in ("attention-window", "gla-short-conv", "hgrn1-plain", "hgrn2-short-conv", "retnet-plain")
+}
+PLAIN["hybrid"] = [*PLAIN.values(), LAYERS["attention-plain"]]  # type: ignore[list-item]
+
+every_layer = pytest.mark.parametrize("mixer", LAYERS.values(), ids=LAYERS)
+plain_layers = pytest.mark.parametrize("mixer", PLAIN.values(), ids=PLAIN)
+
+
+def config_of(mixer: Config | list[Config], **settings: object) -> MixerConfig:
+    layers = len(mixer) if isinstance(mixer, list) else 2
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": DIM, "num_hidden_layers": layers, "pad_token_id": PAD}
+    return MixerConfig(mixer, **sizes | settings)  # type: ignore[arg-type]
+
+
+def model_of(mixer: Config | list[Config], **settings: object) -> MixerForCausalLM:
+    model = MixerForCausalLM(config_of(mixer, **settings)).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model
+
+
+def some_ids(rows: int, length: int) -> Tensor:
+    """Neither padding nor the end."""
+    return torch.randint(1, END, (rows, length))
