@@ -10,17 +10,19 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from performance import performance
+from vision_tables import cost, digits
 
 from mixerzoo import build_mixer, list_mixers
 from mixerzoo.mixers.base import Mixer
 
 ROOT = Path(__file__).parents[1]
 ZOO, PERFORMANCE, README = ROOT / "docs" / "zoo.md", ROOT / "docs" / "performance.md", ROOT / "README.md"
+VISION = ROOT / "docs" / "vision.md"
 ABLATION = ROOT / "benchmarks" / "results" / "ablation" / "results.md"
 SPEED = ROOT / "benchmarks" / "results" / "cpu.json"
 DIM, LENGTH = 1024, 1024
@@ -112,10 +114,10 @@ def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines) + "\n"
 
 
-def readme() -> str:
-    """The README with what stands between `<!-- name ... -->` and `<!-- /name -->` written anew."""
-    text = README.read_text(encoding="utf-8")
-    for name, block in (("ablation", _ablation()), ("speed", _speed())):
+def filled(page: Path, blocks: Mapping[str, str]) -> str:
+    """A page with what stands between `<!-- name ... -->` and `<!-- /name -->` written anew."""
+    text = page.read_text(encoding="utf-8")
+    for name, block in blocks.items():
         pattern = rf"(<!-- {name}\b[^>]*-->\n).*?(<!-- /{name} -->)"
         text = re.sub(pattern, lambda match, block=block: f"{match[1]}{block}{match[2]}", text, flags=re.DOTALL)
     return text
@@ -148,7 +150,12 @@ def _speed() -> str:
 
 
 def main(arguments: list[str]) -> int:
-    pages = {ZOO: zoo(), PERFORMANCE: performance(_table), README: readme()}
+    pages = {
+        ZOO: zoo(),
+        PERFORMANCE: performance(_table),
+        README: filled(README, {"ablation": _ablation(), "speed": _speed()}),
+        VISION: filled(VISION, {"digits": digits(_table), "vision": cost(_table)}),
+    }
     if arguments == ["--check"]:
         stale = [path.name for path, text in pages.items() if not path.exists() or path.read_text("utf-8") != text]
         print(f"stale: {', '.join(stale)}; remedy: python docs/generate.py" if stale else "fresh")

@@ -25,14 +25,17 @@ from mixerzoo.registry.registry import unknown
 class ImageBlock(ResidualBlock):
     """A residual block over an image: [B,N,D] -> [B,N,D], `N = height width`, less what patch dropout took.
 
-    Stochastic depth, a layer's scale and dropout stand on both branches.
+    Stochastic depth, a layer's scale and dropout stand on both branches. The arguments are `IsotropicMixer`'s.
     """
 
     def __init__(
         self,
-        mixer: Mixer,
-        channel_mixer: nn.Module,
+        mixer: str,
+        dim: int,
+        mixer_kwargs: Mapping[str, Any] | None,
         *,
+        channel_mixer: Mapping[str, Any] | None,
+        block_weights: float,
         norm: str,
         scan_order: str,
         class_token: bool,
@@ -41,10 +44,12 @@ class ImageBlock(ResidualBlock):
         dropout: float,
     ) -> None:
         def branch() -> nn.Module:
-            scale = nn.Identity() if init_values is None else LayerScale(mixer.dim, init_values=init_values)
+            scale = nn.Identity() if init_values is None else LayerScale(dim, init_values=init_values)
             return nn.Sequential(nn.Dropout(dropout), scale, DropPath(drop_path))
 
-        super().__init__(mixer, channel_mixer, norm=norm, mixer_branch=branch(), channel_branch=branch())
+        token_mixer = build_image_mixer(mixer, dim, mixer_kwargs)
+        glu = build_channel_mixer(token_mixer, block_weights, channel_mixer)
+        super().__init__(token_mixer, glu, norm=norm, mixer_branch=branch(), channel_branch=branch())
         self.scan_order, self.class_token = scan_order, class_token
 
     def forward(  # type: ignore[override]

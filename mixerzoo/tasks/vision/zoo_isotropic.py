@@ -28,8 +28,6 @@ from mixerzoo.mixers.norms import make_norm
 
 from .zoo_blocks import (
     ImageBlock,
-    build_channel_mixer,
-    build_image_mixer,
     reset_parameters,
     undecayed,
     with_blocks_of_its_own,
@@ -121,12 +119,13 @@ class IsotropicMixer(nn.Module):
             self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim)) if class_token else None
             self.pos_drop = nn.Dropout(pos_drop_rate)
             self.patch_drop = PatchDropoutWithIndices(patch_drop_rate, num_prefix_tokens=0, ordered=True)
-            blocks = []
-            for drop_path in cast(list[float], calculate_drop_path_rates(drop_path_rate, depth)):
-                token_mixer = build_image_mixer(mixer, embed_dim, mixer_kwargs)
-                block = ImageBlock(
-                    token_mixer,
-                    build_channel_mixer(token_mixer, block_weights, channel_mixer),
+            blocks = [
+                ImageBlock(
+                    mixer,
+                    embed_dim,
+                    mixer_kwargs,
+                    channel_mixer=channel_mixer,
+                    block_weights=block_weights,
                     norm=norm,
                     scan_order=scan_order,
                     class_token=class_token,
@@ -134,7 +133,8 @@ class IsotropicMixer(nn.Module):
                     init_values=init_values,
                     dropout=proj_drop_rate,
                 )
-                blocks.append(block)
+                for drop_path in cast(list[float], calculate_drop_path_rates(drop_path_rate, depth))
+            ]
             self.blocks = nn.ModuleList(blocks)
             self.lower_bounds = lower_bounds_for((block.mixer for block in blocks), depth, embed_dim, lower_bounds)
             self.norm = nn.Identity() if fc_norm else make_norm(final_norm, embed_dim)

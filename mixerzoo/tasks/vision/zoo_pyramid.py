@@ -16,8 +16,6 @@ from mixerzoo.blocks.stack import lower_bounds_for
 
 from .zoo_blocks import (
     ImageBlock,
-    build_channel_mixer,
-    build_image_mixer,
     reset_parameters,
     undecayed,
     with_blocks_of_its_own,
@@ -126,20 +124,22 @@ class PyramidMixer(nn.Module):
             rates = cast(list[float], calculate_drop_path_rates(drop_path_rate, starts[-1]))
             stages = []
             for i, dim in enumerate(embed_dims):
-                blocks = []
-                for rate in rates[starts[i] : starts[i + 1]]:
-                    token_mixer = build_image_mixer(mixer, dim, by_stage[i])
-                    block = ImageBlock(
-                        token_mixer,
-                        build_channel_mixer(token_mixer, block_weights, channel_mixer),
+                blocks = [
+                    ImageBlock(
+                        mixer,
+                        dim,
+                        by_stage[i],
+                        channel_mixer=channel_mixer,
+                        block_weights=block_weights,
                         norm=norm,
                         scan_order=scan_order,
                         class_token=False,
-                        drop_path=rate,
+                        drop_path=drop_path,
                         init_values=init_values,
                         dropout=proj_drop_rate,
                     )
-                    blocks.append(block)
+                    for drop_path in rates[starts[i] : starts[i + 1]]
+                ]
                 stage = Stage(
                     embed_dims[max(i - 1, 0)],
                     blocks,
