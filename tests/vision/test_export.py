@@ -42,7 +42,7 @@ def check(model: nn.Module, graph: Any, unit: int) -> None:
 
 
 @each_mixer
-@pytest.mark.parametrize("order", ["row", "both", "snake"])
+@pytest.mark.parametrize("order", ["row", "both", pytest.param("snake", marks=pytest.mark.slow)])
 def test_exported_for_every_batch_height_and_width(mixer: str, order: str) -> None:
     model, unit = open_model(mixer, "tiny_patch16_224", scan_order=order)
     check(model, open_export(model, unit).module(), unit)
