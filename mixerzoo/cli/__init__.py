@@ -150,6 +150,8 @@ def train(
     if task == "lm" and mixer is None:
         from .lm import train_model as train_language_model
 
+        if folder or data_dir or download:
+            fail("--data-dir and --download are vision's; remedy: --data text:FILES, hfds:NAME, tokens:FILE, ...")
         train_language_model({**shared, "data": f"text:{text}" if data is None and text else data}, out, runs_dir)
         return
     from mixerzoo.ablation.engine import usable_cores
@@ -161,6 +163,8 @@ def train(
         with mistakes():
             build_task(task)
         fail(f"training on {task} needs a mixer; remedy: --mixer, for example hgrn2 (mixerzoo list names them)")
+    if model or data or recipe or out:
+        fail("--mixer trains it on a small task of the grids; remedy: leave out --model, --data, --recipe and --out")
     with mistakes():
         runs = plan([mixer], [task], [seed or 0], with_text(settings, text), match)
     carry_out(runs, runs_dir / "train", 1, usable_cores(), plots=True)

@@ -53,7 +53,7 @@ class Registry:
 
     def get(self, name: str) -> Any:
         """The class that `name` stands for. Raises ValueError with the nearest names and the whole list."""
-        targets = self._all()
+        targets = self._targets if name in self._targets else self._all()  # looking plug-ins up takes its time
         if name not in targets:
             raise ValueError(unknown(self.kind, name, targets))
         target = targets[name]

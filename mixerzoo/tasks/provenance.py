@@ -12,7 +12,7 @@ from typing import Any
 
 def provenance(argv: list[str]) -> dict[str, Any]:
     """`argv` is the command line that asked for the run; the commit is that of the directory it was given in."""
-    packages = ("mixerzoo", "torch", "numpy", "accelerate", "timm")
+    packages = ("mixerzoo", "torch", "numpy", "accelerate", "timm", "transformers")
     return {
         "python": platform.python_version(),
         **{package: _version(package) for package in packages},

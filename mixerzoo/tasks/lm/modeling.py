@@ -5,6 +5,7 @@ Importing this module registers them with AutoConfig, AutoModel and AutoModelFor
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -42,9 +43,9 @@ __all__ = ["MixerCache", "MixerConfig", "MixerForCausalLM", "MixerModel"]
 class MixerBlock(GradientCheckpointingLayer, ResidualBlock):
     """A residual block as transformers calls it: [B,T,D] -> [B,T,D], checkpointed on demand, its state in a cache."""
 
-    def __init__(self, config: MixerConfig, layer: int) -> None:
+    def __init__(self, config: MixerConfig, mixer: Mapping[str, Any]) -> None:
         super().__init__(
-            build_mixer(config.mixers[layer]),
+            build_mixer(mixer),
             None if config.glu is None else GLU(config.hidden_size, **config.glu),
             norm=config.norm,
             mixer_branch=nn.Dropout(config.dropout),
@@ -64,9 +65,11 @@ class MixerBlock(GradientCheckpointingLayer, ResidualBlock):
     ) -> Tensor:
         if past_key_values is not None:
             return past_key_values.advance(self.prefill, self.mixer.empty_state, x, mask, shared)
+        if cu_seqlens is None:
+            return ResidualBlock.forward(self, x, mask=mask, shared=shared)
         # Packed documents are one row to a mixer, also when transformers packs every row of a batch.
-        row = x if cu_seqlens is None else x.reshape(1, -1, x.shape[-1])
-        return ResidualBlock.forward(self, row, mask=mask, cu_seqlens=cu_seqlens, shared=shared).view_as(x)
+        row = x.reshape(1, -1, x.shape[-1])
+        return ResidualBlock.forward(self, row, cu_seqlens=cu_seqlens, shared=shared).view_as(x)
 
 
 class MixerPreTrainedModel(PreTrainedModel):
@@ -113,7 +116,7 @@ class MixerModel(MixerPreTrainedModel):
     def __init__(self, config: MixerConfig) -> None:
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
-        self.layers = nn.ModuleList(MixerBlock(config, layer) for layer in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(MixerBlock(config, mixer) for mixer in config.mixers)
         self.norm = make_norm(config.norm, config.hidden_size, config.norm_eps)
         mixers = [cast(Mixer, block.mixer) for block in self.layers]
         self.lower_bounds = lower_bounds_for(mixers, len(mixers), config.hidden_size, config.lower_bounds)
