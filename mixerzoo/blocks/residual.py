@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from mixerzoo.mixers.base import Mixer, Output
-from mixerzoo.mixers.norms import make_norm
+from mixerzoo.mixers.layout import ScanOrder
+from mixerzoo.mixers.norms import make_block_norm, normalize
 
 
 class ResidualBlock(nn.Module):
@@ -27,23 +28,34 @@ class ResidualBlock(nn.Module):
         channel_branch: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.mixer_norm = make_norm(norm, mixer.dim)
+        self.mixer_norm = make_block_norm(norm, mixer.dim)
         self.mixer = mixer
         self.mixer_branch = mixer_branch or nn.Identity()
-        self.channel_norm = make_norm(norm, mixer.dim) if channel_mixer is not None else None
+        self.channel_norm = make_block_norm(norm, mixer.dim) if channel_mixer is not None else None
         self.channel_mixer = channel_mixer
         self.channel_branch = channel_branch or nn.Identity()
 
     def forward(
-        self, x: Tensor, *, mask: Tensor | None = None, cu_seqlens: Tensor | None = None, shared: Tensor | None = None
+        self,
+        x: Tensor,
+        *,
+        mask: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+        shared: Tensor | None = None,
+        passes: tuple[tuple[ScanOrder, ...], ...] = ((),),
     ) -> Tensor:
-        return self.finish(x, self.mixer(self.mixer_norm(x), mask=mask, cu_seqlens=cu_seqlens, shared=shared))
+        """passes: what `scan_passes` says of an image. The mixer goes once through every pass's orders, one after the
+        other; the default is one pass through the tokens as they stand."""
+        y = normalize(self.mixer_norm, x, mask)
+        for orders in passes:
+            y = self.mixer(y, mask=mask, cu_seqlens=cu_seqlens, shared=shared, orders=orders)
+        return self.finish(x, y, mask)
 
     def prefill(
         self, x: Tensor, state: Any = None, *, mask: Tensor | None = None, shared: Tensor | None = None
     ) -> Output:
-        y, state = self.mixer.prefill(self.mixer_norm(x), state, mask=mask, shared=shared)
-        return Output(self.finish(x, y), state)
+        y, state = self.mixer.prefill(normalize(self.mixer_norm, x, mask), state, mask=mask, shared=shared)
+        return Output(self.finish(x, y, mask), state)
 
     def step(self, x_t: Tensor, state: Any, *, shared: Tensor | None = None) -> Output:
         y, state = self.mixer.step(self.mixer_norm(x_t), state, shared=shared)
@@ -52,9 +64,9 @@ class ResidualBlock(nn.Module):
     def init_state(self, batch_size: int, *, max_length: int | None = None) -> Any:
         return self.mixer.init_state(batch_size, max_length=max_length)
 
-    def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
+    def finish(self, x: Tensor, mixed: Tensor, mask: Tensor | None = None) -> Tensor:
         """Both additions, given the mixer's output."""
         x = x + self.mixer_branch(mixed)
         if self.channel_mixer is None or self.channel_norm is None:
             return x
-        return x + self.channel_branch(self.channel_mixer(self.channel_norm(x)))
+        return x + self.channel_branch(self.channel_mixer(normalize(self.channel_norm, x, mask)))

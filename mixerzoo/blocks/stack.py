@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mixerzoo.mixers.base import Mixer, Output
+from mixerzoo.mixers.layout import ScanOrder
 from mixerzoo.mixers.lower_bound import LowerBounds
-from mixerzoo.mixers.norms import make_norm
+from mixerzoo.mixers.norms import make_block_norm, normalize
 from mixerzoo.registry.catalog import build_mixer
 from mixerzoo.registry.registry import unknown
 
@@ -32,7 +33,7 @@ class Stack(nn.Module):
         mixer: a name or configuration, or a list of them, tiled over the depth: `["hgrn2", "hgrn2", "attention"]` has
             one attention layer in three.
         channel_mixer: keywords of `GLU` (multiplier, hidden, activation, bias); None for no channel mixer.
-        norm: layer | rms | srms | group.
+        norm: layer | rms | srms | group, or batch, over a batch's tokens without its padding.
         lower_bounds: skip_first | skip_last, the convention of HGRN's bounds, which the stack owns; None for none.
         bidirectional: for every mixer.
         dropout: on every residual branch.
@@ -66,18 +67,26 @@ class Stack(nn.Module):
             branches = {branch: nn.Dropout(dropout) for branch in ("mixer_branch", "channel_branch")}
             blocks.append(ResidualBlock(module, channels, norm=norm, **branches))
         self.blocks = nn.ModuleList(blocks)
-        self.norm = make_norm(norm, dim)
+        self.norm = make_block_norm(norm, dim)
         self.gradient_checkpointing = gradient_checkpointing
         self.lower_bounds = lower_bounds_for((block.mixer for block in blocks), depth, dim, lower_bounds)
 
-    def forward(self, x: Tensor, *, mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
-        """Whole sequences; mask and cu_seqlens as for a mixer."""
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        mask: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+        passes: tuple[tuple[ScanOrder, ...], ...] = ((),),
+    ) -> Tensor:
+        """Whole sequences; mask and cu_seqlens as for a mixer. For images passes, as `scan_passes` gives them."""
+        ways: dict[str, Any] = {"mask": mask, "cu_seqlens": cu_seqlens, "passes": passes}
         for block, shared in self._layers():
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, mask=mask, cu_seqlens=cu_seqlens, shared=shared, use_reentrant=False)
+                x = checkpoint(block, x, **ways, shared=shared, use_reentrant=False)
             else:
-                x = block(x, mask=mask, cu_seqlens=cu_seqlens, shared=shared)
-        return self.norm(x)
+                x = block(x, **ways, shared=shared)
+        return normalize(self.norm, x, mask)
 
     def prefill(self, x: Tensor, state: Sequence[Any] | None = None, *, mask: Tensor | None = None) -> Output:
         """A chunk of every sequence in, the states after it out, a tuple with one entry a layer."""
@@ -86,7 +95,7 @@ class Stack(nn.Module):
         for (block, shared), layer_state in zip(self._layers(), states, strict=True):
             x, new_state = block.prefill(x, layer_state, mask=mask, shared=shared)
             new_states.append(new_state)
-        return Output(self.norm(x), tuple(new_states))
+        return Output(normalize(self.norm, x, mask), tuple(new_states))
 
     def step(self, x_t: Tensor, state: Sequence[Any]) -> Output:
         """One token of every sequence: [B,D] -> [B,D]."""

@@ -124,7 +124,8 @@ def train(
     ] = None,
     data_dir: Annotated[str | None, typer.Option(help="vision: where the images stand, or go.")] = None,
     download: Annotated[bool, typer.Option("--download", help="vision: fetch cifar10 or fashion_mnist.")] = False,
-    recipe: Annotated[str | None, typer.Option(help="vision, lm: a recipe's name, or a .toml file.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="vision, lm, lra/*: a recipe's name, or a .toml file.")] = None,
+    lra_dir: Annotated[Path | None, typer.Option(help="lra/*: the folder of Long Range Arena's archive.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="vision, lm: the run's own folder; a run in it is gone on with.")
     ] = None,
@@ -163,10 +164,19 @@ def train(
         with mistakes():
             build_task(task)
         fail(f"training on {task} needs a mixer; remedy: --mixer, for example hgrn2 (mixerzoo list names them)")
-    if model or data or recipe or out:
-        fail("--mixer trains it on a small task of the grids; remedy: leave out --model, --data, --recipe and --out")
+    if model or data or out:
+        fail("--mixer trains it on a task of the grids; remedy: leave out --model, --data and --out")
+    recipe_settings: list[Any] = []
     with mistakes():
-        runs = plan([mixer], [task], [seed or 0], with_text(settings, text), match)
+        if lra_dir is not None:
+            recipe_settings.append(("task.lra_dir", str(lra_dir)))
+        if recipe is not None:
+            from mixerzoo.tasks.lra.recipe import lra_recipe
+
+            found = lra_recipe(task, recipe, mixer)
+            recipe_settings, seed = [*found.settings, *recipe_settings], found.seed if seed is None else seed
+            typer.echo(f"published: {', '.join(f'{key} {value}' for key, value in found.published.items())}")
+        runs = plan([mixer], [task], [seed or 0], with_text(settings, text), match, recipe_settings)
     carry_out(runs, runs_dir / "train", 1, usable_cores(), plots=True)
 
 

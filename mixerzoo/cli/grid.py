@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -13,11 +14,19 @@ if TYPE_CHECKING:
     from mixerzoo.tasks import RunConfig
 
 
-def plan(mixers: list[str], tasks: list[str], seeds: list[int], settings: list[str], match: str) -> list[RunConfig]:
-    """The runs that were asked for, checked and resolved down to their data."""
+def plan(
+    mixers: list[str],
+    tasks: list[str],
+    seeds: list[int],
+    settings: list[str],
+    match: str,
+    recipe: Sequence[tuple[str, Any]] = (),
+) -> list[RunConfig]:
+    """The runs that were asked for, checked and resolved down to their data. A recipe is laid under the settings."""
     from mixerzoo.ablation.grid import Grid, Setting, expand
 
-    grid = Grid(tuple(mixers), tuple(tasks), tuple(seeds), tuple(map(Setting.parse, settings)))
+    laid = (*(Setting.of(path, value) for path, value in recipe), *map(Setting.parse, settings))
+    grid = Grid(tuple(mixers), tuple(tasks), tuple(seeds), laid)
     runs = expand(grid)
     if match == "none":
         return runs

@@ -37,7 +37,7 @@ class BatchNorm(nn.Module):
 
     Padding doesn't count (arXiv:1502.03167 over [B,T]). In training a token therefore sees the others, also those after
     it: a causal mixer's model is not causal. In evaluation running averages of former batches take their place. Every
-    process counts its own tokens.
+    process counts its own tokens. Under gradient checkpointing a batch enters the averages twice.
 
     Args:
         width: channels D.

@@ -60,13 +60,20 @@ class BackboneConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """AdamW with linear warm-up and cosine decay. `warmup` and `final_lr` are fractions, of the steps and of `lr`."""
+    """AdamW with linear warm-up and cosine decay. `warmup` and `final_lr` are fractions, of the steps and of `lr`.
+
+    horizon: the step at which the cosine reaches its floor, and of which `warmup` is a fraction; None: the last one. If
+        it lies beyond the end, the run stops on the way down, or even up. If the run goes on after it, the cosine
+        climbs back to `lr`, as transformers' `get_cosine_schedule_with_warmup` has it.
+    clip: the largest norm of the gradient; 0: any.
+    """
 
     steps: int = 400
     batch_size: int = 32
     lr: float = 3e-3
     final_lr: float = 0.1
     warmup: float = 0.1
+    horizon: int | None = None
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = 1.0
@@ -78,6 +85,8 @@ class TrainConfig:
         for name in ("steps", "batch_size", "log_every", "evaluate_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name} must be at least 1, got {getattr(self, name)}")
+        if self.horizon is not None and self.horizon < 1:
+            raise ValueError(f"train.horizon must be at least 1, got {self.horizon}")
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any], path: str = "") -> T:

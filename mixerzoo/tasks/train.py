@@ -52,7 +52,7 @@ def fit(model: nn.Module, task: Task, config: TrainConfig, *, seed: int) -> Iter
         batch = next(batches)
         loss = task.loss(model, _share(batch, accelerator))
         accelerator.backward(loss)
-        norm = accelerator.clip_grad_norm_(model.parameters(), config.clip)
+        norm = accelerator.clip_grad_norm_(model.parameters(), config.clip or math.inf)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
@@ -86,11 +86,17 @@ def evaluate(model: nn.Module, task: Task, accelerator: Accelerator, split: str 
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """Linear from 0 over the warm-up, then a cosine down to `final_lr * lr` at the last step."""
-    warmup = max(1, round(config.warmup * config.steps))
+    """Of step 0, 1, ...: linear from 0 over the warm-up, then a cosine down to `final_lr * lr` at the last step.
+
+    With a horizon, step for step what transformers' schedule gives, whose first rate is 0.
+    """
+    if config.horizon is None:
+        warmup, end, first = max(1, round(config.warmup * config.steps)), config.steps - 1, 1
+    else:
+        warmup, end, first = round(config.warmup * config.horizon), config.horizon, 0
     if step < warmup:
-        return config.lr * (step + 1) / warmup
-    progress = min(1.0, (step - warmup) / max(1, config.steps - 1 - warmup))
+        return config.lr * (step + first) / warmup
+    progress = (step - warmup) / max(1, end - warmup)
     return config.lr * (config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from typer.testing import CliRunner
 
 from mixerzoo.cli import app
 from mixerzoo.tasks import build_task
+from mixerzoo.tasks.lra.recipe import lra_recipe
 
 
 def run(*arguments: str) -> str:
@@ -49,3 +51,18 @@ def test_a_seed_decides_the_files(tmp_path: Path, command: str) -> None:
 
 
 FILES = ("train", "val", "test")
+
+
+def test_a_recipe_is_laid_under_the_settings_of_the_command(tmp_path: Path) -> None:
+    run("listops", "--out", str(tmp_path), "--samples", "50", "--workers", "1")
+    arguments = ["train", "lra/listops", "--mixer", "gla", "--recipe", "hgrn2", "--lra-dir", str(tmp_path)]
+    for setting in ("train.steps=1", "train.batch_size=2", "backbone.depth=1", "backbone.mixer.num_heads=1"):
+        arguments += ["--set", setting]
+    result = CliRunner().invoke(app, [*arguments, "--runs-dir", str(tmp_path / "runs")], catch_exceptions=False)
+    assert result.exit_code == 0 and "published: accuracy 60.52" in result.output
+    (config,) = (tmp_path / "runs" / "train").glob("*/config.json")
+    values = json.loads(config.read_text())
+    recipe = lra_recipe("lra/listops", "hgrn2", "gla")
+    assert (values["seed"], values["task"]["lra_dir"]) == (recipe.seed, str(tmp_path))
+    assert (values["backbone"]["mixer"]["name"], values["backbone"]["depth"]) == ("gla", 1)
+    assert values["train"]["lr"] == dict(recipe.settings)["train.lr"] and values["train"]["steps"] == 1

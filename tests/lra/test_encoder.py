@@ -9,6 +9,7 @@ import torch
 
 from mixerzoo import list_mixers
 from mixerzoo.ablation.grid import MIXER_SETTINGS
+from mixerzoo.blocks.scan_order import scan_passes
 from mixerzoo.tasks import BackboneConfig
 from mixerzoo.tasks.lra.encoder import POOLINGS, POSITIONS, PairClassifier, SequenceClassifier, SequenceEncoder
 from tests.tolerances import assert_close
@@ -81,12 +82,46 @@ def test_every_parameter_gets_a_gradient() -> None:
 @pytest.mark.parametrize("head", ["nli", "concat"])
 def test_the_towers_share_weights_and_the_order_of_the_pair_matters(head) -> None:
     model = PairClassifier(backbone("gla"), 2, {"vocab_size": 7}, head=head).double()
-    first, second = torch.randint(7, (2, 5)), torch.randint(7, (2, 9))
-    logits = model(first, second)
-    assert logits.shape == (2, 2)
-    assert (logits != model(second, first)).any()
-    padded = torch.nn.functional.pad(first, (0, 3))
-    assert_close(model(padded, second, first_mask=torch.arange(8).expand(2, 8) < 5), logits)
+    pairs = torch.randint(7, (3, 2, 9))
+    mask = torch.arange(9) < torch.tensor([[5, 9], [9, 2], [7, 7]])[..., None]
+    logits = model(pairs, mask=mask)
+    assert logits.shape == (3, 2)
+    assert (logits != model(pairs.flip(1), mask=mask.flip(1))).any()
+    a, b = (torch.stack([model.encoder(p[i][m[i]][None])[0] for p, m in zip(pairs, mask, strict=True)]) for i in (0, 1))
+    features = [a, b, a - b, a * b] if head == "nli" else [a, b]
+    assert_close(logits, model.head(torch.cat(features, -1)))
+
+
+@pytest.mark.parametrize("mixer", list_mixers())
+@pytest.mark.parametrize("order", ["both", "series", "hilbert"])
+def test_scan_orders_reach_every_mixer(mixer, order) -> None:
+    """Each block goes through the passes of the image, by the same mixer, one after the other."""
+    model = encoder(mixer, vocab_size=None, channels=1, scan_order=order, grid=(3, 4))
+    image = torch.randn(2, 12, 1, dtype=torch.float64)
+    x = model.embedding(image)
+    for block, shared in model.stack._layers():
+        y = block.mixer_norm(x)
+        for orders in scan_passes(order, 3, 4):
+            y = block.mixer(y, shared=shared, orders=orders)
+        x = block.finish(x, y)
+    assert_close(model(image), model.stack.norm(x).mean(1))
+    model.stack.gradient_checkpointing = True
+    assert_close(model(image), model.stack.norm(x).mean(1))
+
+
+def test_embedding_dropout_comes_after_the_positions() -> None:
+    model = encoder(positions="sinusoidal", embedding_dropout=0.5)
+    seen: list[torch.Tensor] = []
+    model.stack.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    model(torch.zeros(64, 12, dtype=torch.long))
+    assert 0.4 < float((seen[0] == 0).double().mean()) < 0.6
+    model.eval()(torch.zeros(64, 12, dtype=torch.long))
+    assert not (seen[1] == 0).all(-1).any()
+
+
+def test_embeddings_start_as_wide_as_asked() -> None:
+    weight = encoder(vocab_size=500, embedding_std=1.0).embedding.weight
+    assert 0.95 < weight.detach().std() < 1.05
 
 
 @pytest.mark.parametrize(
@@ -97,6 +132,12 @@ def test_the_towers_share_weights_and_the_order_of_the_pair_matters(head) -> Non
         ({"channels": 3}, "either vocab_size or channels, got vocab_size=7 and channels=3"),
         ({"vocab_size": None}, "either vocab_size or channels, got vocab_size=None and channels=None"),
         ({"positions": "learned", "max_length": None}, "learned positions need max_length"),
+        ({"scan_order": "rows"}, "unknown scan order 'rows'; did you mean row"),
+        (
+            {"scan_order": "both"},
+            "scan order 'both' goes through an image, got grid=None and pooling='mean'; remedy: grid",
+        ),
+        ({"scan_order": "snake", "grid": (3, 4), "pooling": "class"}, "got grid=\\(3, 4\\) and pooling='class'"),
     ],
 )
 def test_mistakes_are_explained(keywords, message) -> None:
@@ -107,3 +148,11 @@ def test_mistakes_are_explained(keywords, message) -> None:
 def test_learned_positions_end_somewhere() -> None:
     with pytest.raises(ValueError, match="learned positions reach to 12 tokens, got 14; remedy: a larger max_length"):
         encoder(positions="learned")(torch.zeros(1, 14, dtype=torch.long))
+
+
+def test_an_image_has_its_size_and_no_padding() -> None:
+    model = encoder(scan_order="both", grid=(3, 4))
+    with pytest.raises(ValueError, match="scan order 'both' needs 3 x 4 tokens, got 9"):
+        model(torch.zeros(1, 9, dtype=torch.long))
+    with pytest.raises(ValueError, match="orders exclude mask"):
+        model(torch.zeros(1, 12, dtype=torch.long), mask=torch.ones(1, 12, dtype=torch.bool))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -16,34 +16,37 @@ from mixerzoo.tasks.config import BackboneConfig
 
 from .encoder import SequenceClassifier
 
+EVALUATION_BATCH = 64
+
 
 @dataclass(frozen=True)
 class SequenceClassification(Task):
     """A task of sequences and labels. A batch holds `inputs`, `labels` [B] and, unless all are as long, `mask` [B,T].
 
-    pooling, positions, bidirectional: of the encoder. Subclasses say what `inputs` are, in `input_keywords`.
+    The fields are the encoder's. Subclasses say what `inputs` are, in `input_keywords`.
     """
 
     pooling: str = "mean"
     positions: str = "none"
     bidirectional: bool = True
+    embedding_std: float = 0.02
+    embedding_dropout: float = 0.0
 
     metric: ClassVar[Metric] = Metric("accuracy", "fraction of sequences", higher_is_better=True)
     classes: ClassVar[int]
 
     @property
     def input_keywords(self) -> dict[str, Any]:
-        """The encoder's vocab_size or channels, and its max_length."""
+        """The encoder's vocab_size or channels, its max_length and, for images, its scan_order and grid."""
         raise NotImplementedError
 
+    @property
+    def encoder_keywords(self) -> dict[str, Any]:
+        own = ("pooling", "positions", "bidirectional", "embedding_std", "embedding_dropout")
+        return {**{keyword: getattr(self, keyword) for keyword in own}, **self.input_keywords}
+
     def build_model(self, backbone: BackboneConfig) -> nn.Module:
-        encoder = {
-            "pooling": self.pooling,
-            "positions": self.positions,
-            "bidirectional": self.bidirectional,
-            **self.input_keywords,
-        }
-        return SequenceClassifier(backbone, self.classes, encoder)
+        return SequenceClassifier(backbone, self.classes, self.encoder_keywords)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         return F.cross_entropy(self._logits(model, batch), batch["labels"])
@@ -58,6 +61,16 @@ class SequenceClassification(Task):
     def state_size(self, model: nn.Module, length: int) -> int:
         """Of the scan in one direction."""
         return cast(SequenceClassifier, model).state_size(length)
+
+    @torch.no_grad()
+    def accuracy(self, model: nn.Module, split: str) -> float:
+        """Of a trained model on a whole split."""
+        device, correct, count = next(model.parameters()).device, 0, 0
+        model.eval()
+        for batch in self.batches(split, seed=0, batch_size=EVALUATION_BATCH):
+            right, rows = self.score(model, {name: part.to(device) for name, part in batch.items()})
+            correct, count = correct + int(right), count + int(rows)
+        return correct / count
 
     def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
         return model(batch["inputs"], mask=batch.get("mask")).float()
@@ -79,8 +92,20 @@ def rows_once(count: int, batch_size: int) -> Iterator[np.ndarray]:
         yield np.arange(first, min(first + batch_size, count))
 
 
+def ragged(sequences: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """Sequences of different lengths as one array: `tokens`, and `starts`, one more than there are sequences."""
+    starts = np.concatenate([[0], np.cumsum([len(sequence) for sequence in sequences])])
+    return {"tokens": np.concatenate(sequences), "starts": starts}
+
+
+def ragged_rows(data: Mapping[str, np.ndarray], rows: np.ndarray) -> list[np.ndarray]:
+    """Sequences out of what `ragged` returns."""
+    spans = zip(data["starts"][rows], data["starts"][rows + 1], strict=True)
+    return [data["tokens"][start:end] for start, end in spans]
+
+
 def padded(sequences: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Id sequences as `inputs` [B,T] int64, zeros on the right, and their `mask`."""
+    """Id sequences, none of them empty, as `inputs` [B,T] int64, zeros on the right, and their `mask`."""
     inputs = np.zeros((len(sequences), max(map(len, sequences))), np.int64)
     for row, sequence in zip(inputs, sequences, strict=True):
         row[: len(sequence)] = sequence

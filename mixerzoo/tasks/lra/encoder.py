@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mixerzoo.blocks.scan_order import check_scan_order, scan_passes
 from mixerzoo.blocks.stack import Stack
 from mixerzoo.mixers.base import check_choice
+from mixerzoo.mixers.layout import ScanOrder
 from mixerzoo.registry.catalog import mixer_info
 from mixerzoo.tasks.config import BackboneConfig
 
@@ -36,6 +38,9 @@ class SequenceEncoder(nn.Module):
         positions: none | learned (sequences up to `max_length` tokens) | sinusoidal (arXiv:1706.03762, section 3.5).
         bidirectional: for every mixer; one that can't makes the encoder causal.
         embedding_std: of the initial embeddings.
+        embedding_dropout: after embedding and position.
+        scan_order: a name of `blocks/scan_order.py`; other than row they need
+        grid: height and width of the image that the tokens are, row after row, and a pooling without a class token.
     """
 
     def __init__(
@@ -49,10 +54,19 @@ class SequenceEncoder(nn.Module):
         max_length: int | None = None,
         bidirectional: bool = True,
         embedding_std: float = 0.02,
+        embedding_dropout: float = 0.0,
+        scan_order: str = "row",
+        grid: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         check_choice("pooling", pooling, POOLINGS)
         check_choice("positions", positions, POSITIONS)
+        check_scan_order(scan_order)
+        if scan_order != "row" and (grid is None or pooling == "class"):
+            raise ValueError(
+                f"scan order {scan_order!r} goes through an image, got grid={grid} and pooling={pooling!r}; "
+                "remedy: grid=(height, width), and pooling mean or last"
+            )
         if (vocab_size is None) == (channels is None):
             raise ValueError(
                 f"an encoder needs either vocab_size or channels, got vocab_size={vocab_size} and channels={channels}"
@@ -62,6 +76,8 @@ class SequenceEncoder(nn.Module):
                 "learned positions need max_length; remedy: give the longest sequence's, or take sinusoidal"
             )
         self.pooling, self.positions, self.channels = pooling, positions, channels
+        self.scan_order, self.grid = scan_order, grid
+        self.embedding_dropout = nn.Dropout(embedding_dropout)
         self.embedding: nn.Module = (
             nn.Linear(channels, backbone.dim) if channels is not None else nn.Embedding(vocab_size or 0, backbone.dim)
         )
@@ -85,18 +101,30 @@ class SequenceEncoder(nn.Module):
         )
 
     def forward(self, inputs: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """[B,T] int64 or [B,T,C] to [B,D]. mask: bool [B,T], True = token, at least one a row; None: all are."""
+        """[B,T] int64 or [B,T,C] to [B,D]. mask: bool [B,T], True = token, at least one a row; None: all are.
+
+        An order of an image takes no mask, and raises ValueError for one, or for another number of tokens.
+        """
         x = self.embedding(inputs)
         if self.class_token is not None:
             x = torch.cat([x, self.class_token.to(x.dtype).expand(len(x), 1, -1)], dim=1)
             mask = None if mask is None else torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         tokens = torch.ones_like(x[:1, :, 0], dtype=torch.bool) if mask is None else mask
         place = (tokens.cumsum(1) - 1).clamp(min=0)
-        return self._pool(self.stack(self._with_positions(x, place), mask=mask), mask)
+        x = self.embedding_dropout(self._with_positions(x, place))
+        return self._pool(self.stack(x, mask=mask, passes=self._passes(x.shape[1])), mask)
 
     def state_size(self, length: int) -> int:
         """Numbers that one direction's states or caches hold after `length` tokens."""
         return self.stack.state_size(length)
+
+    def _passes(self, tokens: int) -> tuple[tuple[ScanOrder, ...], ...]:
+        if self.scan_order == "row" or self.grid is None:
+            return ((),)
+        height, width = self.grid
+        if height * width != tokens:
+            raise ValueError(f"scan order {self.scan_order!r} needs {height} x {width} tokens, got {tokens}")
+        return scan_passes(self.scan_order, height, width)
 
     def _with_positions(self, x: Tensor, place: Tensor) -> Tensor:
         if self.positions == "none":
@@ -137,8 +165,8 @@ class SequenceClassifier(nn.Module):
 class PairClassifier(nn.Module):
     """Two towers that share their weights, as for LRA's Retrieval: logits [B,classes] of two sequences.
 
-    head: nli, the features [a, b, a-b, a*b] and one hidden layer of D with GELU (Nystromformer's and S4's), or concat,
-    [a, b] and hidden layers of 2D and D with ReLU (LRA's own).
+    `encoder` holds the keywords of `SequenceEncoder`. head: nli, the features [a, b, a-b, a*b] and one hidden layer of
+    D with GELU (Nystromformer's and S4's), or concat, [a, b] and hidden layers of 2D and D with ReLU (LRA's own).
     """
 
     def __init__(
@@ -155,10 +183,10 @@ class PairClassifier(nn.Module):
             hidden = [nn.Linear(2 * dim, 2 * dim), nn.ReLU(), nn.Linear(2 * dim, dim), nn.ReLU()]
             self.head = nn.Sequential(*hidden, nn.Linear(dim, classes))
 
-    def forward(
-        self, first: Tensor, second: Tensor, *, first_mask: Tensor | None = None, second_mask: Tensor | None = None
-    ) -> Tensor:
-        a, b = self.encoder(first, mask=first_mask), self.encoder(second, mask=second_mask)
+    def forward(self, inputs: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """Pairs [B,2,T] to [B,classes]; mask: bool [B,2,T]. Both of a pair go through the encoder in one batch."""
+        vectors = self.encoder(inputs.flatten(0, 1), mask=None if mask is None else mask.flatten(0, 1))
+        a, b = vectors.unflatten(0, (-1, 2)).unbind(1)
         return self.head(torch.cat([a, b, a - b, a * b] if self.nli else [a, b], dim=-1))
 
     def state_size(self, length: int) -> int:

@@ -22,7 +22,7 @@ from mixerzoo.tasks.base import Batch, Measurements
 from mixerzoo.tasks.cache import cached, stamps
 from mixerzoo.tasks.config import BackboneConfig
 
-from .classification import SequenceClassification, padded, rows_forever, rows_once
+from .classification import SequenceClassification, padded, ragged, ragged_rows, rows_forever, rows_once
 from .listops_generator import FIRST_OPERATOR, FOLDER, HEADER, SYMBOLS, TreeShape, generate
 
 SPLITS = {"train": "basic_train.tsv", "valid": "basic_val.tsv", "test": "basic_test.tsv"}
@@ -92,12 +92,12 @@ class ListOps(SequenceClassification):
             yield _batch(data, rows)
 
     def measure(self, model: nn.Module, backbone: BackboneConfig) -> Measurements:
-        """What a predictor scores that knows nothing, or reads the first symbol alone, learned on training data."""
+        """Test accuracy, and what a predictor scores that knows nothing or reads the first symbol alone."""
         majority, root = self.baselines
         lengths = np.diff(self._rows("valid")["starts"])
         found = f"{lengths.min()} to {lengths.max()} tokens ({'files' if self.lra_dir else 'generated here'})"
         return Measurements(
-            {"majority class": majority, "root operator": root},
+            {"majority class": majority, "root operator": root, "test accuracy": self.accuracy(model, "test")},
             f"Expressions have {found}; Long Range Arena's have 501 to 1999.",
         )
 
@@ -161,8 +161,7 @@ def read_listops(file: Path, max_tokens: int = 2000) -> dict[str, np.ndarray]:
             answers.append(int(answer))
     if not answers:
         raise ValueError(f"{file} has no expressions")
-    starts = np.concatenate([[0], np.cumsum([len(sequence) for sequence in tokens])])
-    return {"tokens": np.concatenate(tokens), "starts": starts, "answers": np.array(answers)}
+    return {**ragged(tokens), "answers": np.array(answers)}
 
 
 def _folder(root: Path) -> Path:
@@ -176,6 +175,5 @@ def _generated(shape: TreeShape, seed: int, count: int) -> Mapping[str, np.ndarr
 
 
 def _batch(data: Mapping[str, np.ndarray], rows: np.ndarray) -> Batch:
-    spans = zip(data["starts"][rows], data["starts"][rows + 1], strict=True)
-    inputs, mask = padded([data["tokens"][start:end].astype(np.int64) + 1 for start, end in spans])
+    inputs, mask = padded([symbols.astype(np.int64) + 1 for symbols in ragged_rows(data, rows)])
     return {"inputs": inputs, "mask": mask, "labels": torch.from_numpy(data["answers"][rows].astype(np.int64))}

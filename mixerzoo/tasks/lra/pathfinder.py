@@ -2,7 +2,8 @@
 
 Long Range Arena's Pathfinder is `pathfinder32/curv_contour_length_14`, its Path-X the same with 128: 200,000 images in
 `imgs` and their labels in `metadata`. They are split 80 / 10 / 10 in the order of batches and numbers, as it does.
-Pixels are one channel of values from 0 to 1, row after row; every sequence is as long. The metric is accuracy.
+Pixels are one channel of values from 0 to 1, row after row; every sequence is as long. The metric is accuracy. Two
+protocols differ in how a model goes through an image: see `pixels.py`.
 """
 
 from __future__ import annotations
@@ -23,15 +24,16 @@ from mixerzoo.tasks.base import Batch, Measurements
 from mixerzoo.tasks.cache import cached, stamps
 from mixerzoo.tasks.config import BackboneConfig
 
-from .classification import SequenceClassification, rows_forever, rows_once
+from .classification import rows_forever, rows_once
 from .pathfinder_files import pathfinder_folder
 from .pathfinder_generator import PathfinderSpec, generate, pathfinder_spec
+from .pixels import PixelClassification
 
 DATA_SEED, CHUNK = 0, 500
 
 
 @dataclass(frozen=True)
-class Pathfinder(SequenceClassification):
+class Pathfinder(PixelClassification):
     """One snake or two. `lra_dir` has the images, written by `mixerzoo data pathfinder` or Long Range Arena's own.
 
     Without `lra_dir`, `samples` images are generated, once, and cached. The defaults are small, for CPUs, and not Long
@@ -53,13 +55,14 @@ class Pathfinder(SequenceClassification):
     }
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         pathfinder_spec(self.resolution, self.contour_length)
         if self.samples < 10:
             raise ValueError(f"task.samples must be at least 10, for a split of 80 / 10 / 10, got {self.samples}")
 
     @property
-    def input_keywords(self) -> dict[str, Any]:
-        return {"channels": 1, "max_length": self.resolution**2}
+    def size(self) -> tuple[int, int]:
+        return self.resolution, self.resolution
 
     @cached_property
     def fingerprint(self) -> str:
@@ -77,13 +80,17 @@ class Pathfinder(SequenceClassification):
             yield {"inputs": torch.from_numpy(images).flatten(1)[..., None], "labels": torch.from_numpy(labels)}
 
     def measure(self, model: nn.Module, backbone: BackboneConfig) -> Measurements:
-        """What a predictor scores that knows nothing."""
+        """Test accuracy, and what a predictor scores that knows nothing."""
         labels = self._data["labels"]
         valid = np.asarray(labels[len(labels) * 8 // 10 : len(labels) * 9 // 10])
         source = "files" if self.lra_dir else "generated here"
         return Measurements(
-            {"majority class": float(max(valid.mean(), 1 - valid.mean()))},
-            f"{self.resolution} x {self.resolution} pixels, contours of {self.contour_length} dashes ({source}); "
+            {
+                "test accuracy": self.accuracy(model, "test"),
+                "majority class": float(max(valid.mean(), 1 - valid.mean())),
+            },
+            f"Protocol {self.protocol}. {self.resolution} x {self.resolution} pixels, contours of "
+            f"{self.contour_length} dashes ({source}); "
             f"Long Range Arena's have {'128 x 128' if self.resolution == 128 else '32 x 32'} and 14.",
         )
 
