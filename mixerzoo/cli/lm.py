@@ -99,7 +99,7 @@ def evaluate_model(
 
 def convert_checkpoint(source: Path, target: Path, shard_size: str) -> None:
     with mistakes():
-        from mixerzoo.tasks.lm.checkpoints import convert
+        from mixerzoo.tasks.lm.convert import convert
 
         convert(source, target, shard_size=shard_size)
     typer.echo(f"written: {target}")

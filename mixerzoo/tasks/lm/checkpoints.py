@@ -1,16 +1,14 @@
-"""Checkpoints on disk: flash-linear-attention's into ours and back, tensor by tensor, all or nothing."""
+"""Checkpoints on disk, flash-linear-attention's in our words and ours in theirs: every tensor checked, or an error."""
 
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import save_torch_state_dict, snapshot_download
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -20,50 +18,17 @@ from .tensor_names import modernised, rows
 
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 
-
-def convert(source: str | Path, target: str | Path, *, shard_size: str = "5GB") -> Path:
-    """A checkpoint in the other format: flash-linear-attention's becomes ours, ours becomes flash-linear-attention's.
-
-    Tensors keep their values and dtypes; tokenizer and generation files go along. `target` is created when everything
-    has been read, checked and written, or not at all.
-
-    Args:
-        source: a directory with config.json and safetensors weights.
-        target: a directory that doesn't exist yet.
-        shard_size: the largest file of weights.
-
-    Raises ValueError for a source that is neither, is damaged, or has other tensors than its configuration says, and
-    for a model that the other format can't express."""
-    source, target = Path(source), Path(target)
-    if target.exists():
-        raise ValueError(f"{target} already exists; remedy: another target")
-    values = read_values(source)
-    if values.get("model_type") in DEFAULTS:
-        config, tensors = read_published(source)
-        values = {**config.to_dict(), "architectures": ["MixerForCausalLM"]}
-    elif values.get("model_type") == MixerConfig.model_type:
-        values, tensors = _published(source, values)
-    else:
-        known = ", ".join([*DEFAULTS, MixerConfig.model_type])
-        raise ValueError(f"{source / CONFIG} has model_type={values.get('model_type')!r}; known: {known}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as folder:
-        made = Path(folder) / "checkpoint"
-        made.mkdir()
-        save_torch_state_dict(tensors, made, max_shard_size=shard_size)
-        (made / CONFIG).write_text(json.dumps(values, indent=2, default=str) + "\n")
-        for file in source.iterdir():
-            if file.is_file() and file.suffix in (".json", ".model", ".txt") and file.name not in (CONFIG, INDEX):
-                shutil.copy(file, made)
-        made.rename(target)
-    return target
+# Names and shapes of the tensors that a checkpoint of ours holds.
+Shapes = Callable[[MixerConfig], Mapping[str, tuple[int, ...]]]
 
 
-def read_published(directory: Path) -> tuple[MixerConfig, dict[str, Tensor]]:
-    """Our configuration and tensors from a directory in flash-linear-attention's format. ValueErrors as `convert`."""
+def read_published(directory: Path, shapes_of: Shapes) -> tuple[MixerConfig, dict[str, Tensor]]:
+    """Our configuration and tensors from a directory in flash-linear-attention's format.
+
+    Raises ValueError for one that is damaged, has other tensors than its configuration says, or is no model of ours."""
     config = read_config(read_values(directory))
     tensors = modernised(_without_tied(read_tensors(directory), config, "model.embeddings.weight"), config)
-    correspondence = rows(config, _shapes(config))
+    correspondence = rows(config, shapes_of(config))
     expected = {name: shape for row in correspondence for name, shape in zip(row.theirs, row.shapes, strict=True)}
     _check(tensors, expected, directory)
     return config, {row.ours: row.read([tensors[name] for name in row.theirs]) for row in correspondence}
@@ -113,28 +78,18 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _published(source: Path, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Our checkpoint in flash-linear-attention's words."""
+def read_ours(source: Path, values: Mapping[str, Any], shapes_of: Shapes) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """flash-linear-attention's configuration and tensors from a directory in our format. ValueErrors likewise."""
     config = MixerConfig.from_dict(dict(values))
     theirs = write_config(config)
     config.mixer = read_config(theirs).mixer  # with explicit numbers of heads
     tensors = _without_tied(read_tensors(source), config, "model.embed_tokens.weight")
-    shapes = _shapes(config)
+    shapes = shapes_of(config)
     _check(tensors, shapes, source)
     written: dict[str, Tensor] = {}
     for row in rows(config, shapes):
         written |= dict(zip(row.theirs, row.write(tensors[row.ours]), strict=True))
     return theirs, written
-
-
-def _shapes(config: MixerConfig) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of what a checkpoint of ours holds."""
-    from .modeling import MixerForCausalLM
-
-    with torch.device("meta"):
-        model = MixerForCausalLM(config)
-    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in tied}
 
 
 def _without_tied(tensors: dict[str, Tensor], config: MixerConfig, embedding: str) -> dict[str, Tensor]:

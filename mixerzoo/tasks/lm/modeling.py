@@ -91,7 +91,7 @@ class MixerPreTrainedModel(PreTrainedModel):
         if config is None and kwargs.get("state_dict") is None and pretrained_model_name_or_path is not None:
             directory = published_directory(pretrained_model_name_or_path, kwargs)
             if directory is not None:
-                config, kwargs["state_dict"] = read_published(directory)
+                config, kwargs["state_dict"] = read_published(directory, stored_shapes)
                 pretrained_model_name_or_path = None
         return super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
 
@@ -284,6 +284,14 @@ class MixerForCausalLM(MixerPreTrainedModel, GenerationMixin):
         ):
             for layer in cache.layers:
                 layer.activate_past_recording()
+
+
+def stored_shapes(config: MixerConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of what a checkpoint holds."""
+    with torch.device("meta"):
+        model = MixerForCausalLM(config)
+    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in tied}
 
 
 AutoConfig.register(MixerConfig.model_type, MixerConfig, exist_ok=True)

@@ -1,0 +1,53 @@
+"""A checkpoint in flash-linear-attention's format into ours and back, tensor by tensor, all or nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+from huggingface_hub import save_torch_state_dict
+
+from .checkpoints import CONFIG, INDEX, read_ours, read_published, read_values
+from .configuration import MixerConfig
+from .flash_linear_attention import DEFAULTS
+from .modeling import stored_shapes
+
+
+def convert(source: str | Path, target: str | Path, *, shard_size: str = "5GB") -> Path:
+    """A checkpoint in the other format: flash-linear-attention's becomes ours, ours becomes flash-linear-attention's.
+
+    Tensors keep their values and dtypes; tokenizer and generation files go along. `target` is created when everything
+    has been read, checked and written, or not at all.
+
+    Args:
+        source: a directory with config.json and safetensors weights.
+        target: a directory that doesn't exist yet.
+        shard_size: the largest file of weights.
+
+    Raises ValueError for a source that is neither, is damaged, or has other tensors than its configuration says, and
+    for a model that the other format can't express."""
+    source, target = Path(source), Path(target)
+    if target.exists():
+        raise ValueError(f"{target} already exists; remedy: another target")
+    values = read_values(source)
+    if values.get("model_type") in DEFAULTS:
+        config, tensors = read_published(source, stored_shapes)
+        values = {**config.to_dict(), "architectures": ["MixerForCausalLM"]}
+    elif values.get("model_type") == MixerConfig.model_type:
+        values, tensors = read_ours(source, values, stored_shapes)
+    else:
+        known = ", ".join([*DEFAULTS, MixerConfig.model_type])
+        raise ValueError(f"{source / CONFIG} has model_type={values.get('model_type')!r}; known: {known}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as folder:
+        made = Path(folder) / "checkpoint"
+        made.mkdir()
+        save_torch_state_dict(tensors, made, max_shard_size=shard_size)
+        (made / CONFIG).write_text(json.dumps(values, indent=2, default=str) + "\n")
+        for file in source.iterdir():
+            if file.is_file() and file.suffix in (".json", ".model", ".txt") and file.name not in (CONFIG, INDEX):
+                shutil.copy(file, made)
+        made.rename(target)
+    return target
