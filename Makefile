@@ -5,7 +5,9 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3.10 pyth
 	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1 && echo $$python && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
+# The package alone, which comparing mixers needs, and with everything that its tests need.
 READY := $(VENV)/ready
+DEVELOP := $(VENV)/ready-to-develop
 # Further arguments: make ablation ARGS="--text novel.txt", make test ARGS="-m slow -k gla".
 ARGS ?=
 
@@ -22,17 +24,17 @@ help:
 ablation: $(READY)
 	$(BIN)/mixerzoo ablate $(ARGS)
 
-test: $(READY)
+test: $(DEVELOP)
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: $(READY)
+lint: $(DEVELOP)
 	$(BIN)/ruff check $(ARGS)
 	$(BIN)/mypy
 
-docs: $(READY)
+docs: $(DEVELOP)
 	$(BIN)/python docs/generate.py $(ARGS)
 
-benchmark: $(READY)
+benchmark: $(DEVELOP)
 	$(BIN)/python benchmarks/cpu.py --out benchmarks/results/cpu.json $(ARGS)
 
 # `installing` marks an environment that this rule began; found again, it was interrupted, and half an environment is
@@ -42,5 +44,9 @@ $(READY): pyproject.toml
 		"Remedy: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@test ! -e $(VENV)/installing || rm -rf $(VENV)
 	@test -x $(BIN)/python || { mkdir -p $(VENV) && touch $(VENV)/installing && $(PYTHON) -m venv $(VENV); }
-	$(BIN)/python -m pip install --editable '.[dev]'
+	$(BIN)/python -m pip install --editable .
 	@rm -f $(VENV)/installing && touch $@
+
+$(DEVELOP): $(READY)
+	$(BIN)/python -m pip install --editable '.[dev]'
+	@touch $@
