@@ -142,6 +142,7 @@ def draw(record: dict[str, Any], file: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator
 
     scales = list(dict.fromkeys(row["scale"] for row in record["rows"]))
     figure, axes = plt.subplots(len(scales), 2, figsize=(9, 3.4 * len(scales)), squeeze=False, sharex=True)
@@ -162,6 +163,8 @@ def draw(record: dict[str, Any], file: Path) -> None:
             axis.set(title=f"{scale}, {what}", xscale="log", yscale="log", xlabel="side of the image, pixels")
             sizes = sorted({row["size"] for row in rows})
             axis.set_xticks(sizes, [str(size) for size in sizes])
+            axis.yaxis.set_major_locator(LogLocator(base=2))
+            axis.yaxis.set_major_formatter("{x:g}")
             axis.minorticks_off()
             axis.grid(alpha=0.3)
         line[0].set_ylabel("images/s, relative to timm's ViT")
