@@ -61,7 +61,7 @@ CONFIGURATION_ERRORS = [
         lambda: Stack(DIM, 1, "hgrn1", channel_mixer={"multipl": 2}),
         "unknown keyword of channel_mixer 'multipl'; did you mean",
     ),
-    (lambda: Stack(DIM, 1, "hgrn1", norm="batch"), "unknown norm 'batch'"),
+    (lambda: Stack(DIM, 1, "hgrn1", norm="power"), "unknown norm 'power'"),
     (lambda: Stack(DIM, 1, "hgrn1", lower_bounds="skip"), "unknown lower bound convention 'skip'; known: 'skip_first'"),
     (lambda: LowerBounds(2, 3, "last"), "unknown lower bound convention 'last'"),
     (lambda: GLU(DIM, activation="relu"), "unknown activation 'relu'"),

@@ -294,7 +294,7 @@ def test_every_row_of_the_validation_text_counts_once(tmp_path):
         (["--model", '{"mixer": "gal"}'], "error: unknown mixer 'gal'; did you mean gla?"),
         (["--model", '{"mixer": "gla"}', "--text", "missing.txt"], "error: there is no file 'missing.txt'"),
         (["--model", '{"mixer": "gla"}', "folder"], "error: --data-dir and --download are vision's; remedy: --data"),
-        (["--mixer", "gla", "--recipe", "x"], "error: --mixer trains it on a small task of the grids; remedy: leave"),
+        (["--mixer", "gla", "--recipe", "x"], "error: unknown recipe for lm 'x'"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_line(capsys, monkeypatch, tmp_path, arguments, message):
