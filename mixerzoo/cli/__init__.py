@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from .data import app as data_app
+from .options import PASS_ON, Match, RunsDir, Script, Settings, Text, Workers
 from .screen import counting, fail, make_console, mistakes, split
 
 app = typer.Typer(
@@ -23,25 +25,7 @@ app.add_typer(check, name="check")
 evaluate = typer.Typer(help="Evaluate what was trained.", rich_markup_mode=None)
 app.add_typer(evaluate, name="eval")
 
-data = typer.Typer(help="Make files of data.", rich_markup_mode=None)
-app.add_typer(data, name="data")
-
-Settings = Annotated[
-    list[str],
-    typer.Option(
-        "--set",
-        metavar="[PREFIX:]PATH=VALUE",
-        help="Change a setting of every run, or of one mixer or task: train.lr=1e-2, mqar:train.steps=900. Repeatable.",
-    ),
-]
-RunsDir = Annotated[Path, typer.Option(help="Where results go.")]
-Text = Annotated[Path | None, typer.Option(help="A text of your own for the lm task.")]
-Match = Annotated[
-    str, typer.Option(help="Match parameters to this mixer's model, or a number.", metavar="MIXER|NUMBER|none")
-]
-Workers = Annotated[int | None, typer.Option(min=1, help="Processes; as many as cores by default.")]
-Script = Annotated[list[str], typer.Argument(metavar="[SCRIPT] [ARGUMENTS]...")]
-PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+app.add_typer(data_app, name="data")
 
 
 @app.command("list")
@@ -244,55 +228,6 @@ def evaluate_lm(
     text = {"context": context, "stride": stride, "lengths": lengths, "max_tokens": max_tokens}
     harness = {"include_path": include_path, "shots": shots, "limit": limit, "batch_size": batch_size}
     evaluate_model(model, data, tokenizer, settings, text, split(tasks), harness, out)
-
-
-@data.command()
-def tokens(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="text:FILES, jsonl:FILES, hfds:NAME@SPLIT, ...")],
-    target: Annotated[Path, typer.Argument(help="NAME: NAME.bin and NAME.json are written.")],
-    tokenizer: Annotated[str, typer.Option(help="bytes, or a folder or name of a Hugging Face tokenizer.")] = "bytes",
-    settings: Annotated[
-        list[str], typer.Option("--set", metavar="data.NAME=VALUE", help="data.text_key=content, ... Repeatable.")
-    ] = [],  # noqa: B006 (typer's way to say: none given)
-) -> None:
-    """Tokenize text into a memory-mapped file for `mixerzoo train lm --data tokens:NAME`, whatever its size."""
-    from .lm import make_tokens
-
-    make_tokens(source, target, tokenizer, settings)
-
-
-@data.command()
-def listops(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="DIR/listops-1000/basic_{train,val,test}.tsv are written.")],
-    samples: Annotated[int, typer.Option(min=50, help="Of the three files together: 96, 2 and 2 %.")] = 100_000,
-    seed: Annotated[int, typer.Option(min=0, help="Decides every sample.")] = 0,
-    workers: Workers = None,
-) -> None:
-    """Make Long Range Arena's ListOps, in the released archive's layout."""
-    from mixerzoo.tasks.lra.listops_generator import write_listops
-
-    with mistakes():
-        files = write_listops(out, samples, seed, workers=workers, progress=counting("samples"))
-    typer.echo(f"written: {', '.join(map(str, files))}")
-
-
-@data.command()
-def pathfinder(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="DIR/pathfinderR/curv_.../{imgs,metadata} are written.")],
-    resolution: Annotated[int, typer.Option(help="32, 64 or 128 (Path-X) pixels; 16 is not Long Range Arena's.")] = 32,
-    samples: Annotated[int, typer.Option(min=1, help="Images.")] = 200_000,
-    seed: Annotated[int, typer.Option(min=0, help="Decides every image.")] = 0,
-    contour_length: Annotated[int, typer.Option(help="Dashes of a contour: 6, 9 or 14 in the archive.")] = 14,
-    workers: Workers = None,
-) -> None:
-    """Make Long Range Arena's Pathfinder or Path-X, in the released archive's layout."""
-    from mixerzoo.tasks.lra.pathfinder_files import write_pathfinder
-
-    with mistakes():
-        folder = write_pathfinder(
-            out, resolution, samples, seed, contour_length=contour_length, workers=workers, progress=counting("images")
-        )
-    typer.echo(f"written: {folder}")
 
 
 @check.command()
