@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import DynamicCache, StaticCache
+from transformers import CompileConfig, DynamicCache, StaticCache
 
-from tests.lm.models import END, LAYERS, PAD, model_of, plain_layers, some_ids
+from tests.lm.models import END, LAYERS, PAD, PLAIN, model_of, plain_layers, some_ids
 from tests.tolerances import assert_close, assert_identical
 
 SETTINGS = {"max_new_tokens": 6, "eos_token_id": END, "pad_token_id": PAD, "min_new_tokens": 6}
@@ -100,6 +100,43 @@ def test_a_cache_can_be_continued_split_allocated_and_moved(mixer):
         {"past_key_values": StaticCache(config=model.config, max_cache_len=20)},
     ):
         assert_identical(generate(model, ids, **settings), greedy)
+    beams = {"num_beams": 3, "num_return_sequences": 2}
+    assert_identical(generate(model, ids, cache_implementation="static", **beams), generate(model, ids, **beams))
+
+
+def test_decoding_with_a_static_cache_is_compiled_once():
+    """Two prompts, one padded: neither a state nor its length is a reason to compile again."""
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    model, ids = model_of(PLAIN["hybrid"]), some_ids(4, 5)
+    mask = torch.ones_like(ids)
+    mask[0, :2] = 0
+    compiling = CompileConfig(fullgraph=True, dynamic=False, backend=backend, mode=None)
+    compiling._compile_all_devices = True
+    for rows in (slice(0, 2), slice(2, 4)):
+        settings = {"attention_mask": mask[rows]}
+        static = generate(model, ids[rows], cache_implementation="static", compile_config=compiling, **settings)
+        assert_identical(static, generate(model, ids[rows], **settings))
+    assert len(graphs) == 1
+
+
+@torch.no_grad()
+def test_a_static_cache_keeps_its_tensors():
+    model, ids = model_of(PLAIN["hybrid"]), some_ids(2, 6)
+    cache = StaticCache(config=model.config, max_cache_len=8)
+    head = model(ids[:, :4], past_key_values=cache).logits
+    addresses = [tensor.data_ptr() for layer in cache.layers for tensor in layer.state]
+    tail = model(ids[:, 4:], past_key_values=cache).logits
+    cache.reorder_cache(torch.tensor([1, 0]))
+    assert [tensor.data_ptr() for layer in cache.layers for tensor in layer.state] == addresses
+    assert cache.is_compileable and cache.get_seq_length() == 6
+    assert_close(torch.cat([head, tail], 1), model(ids).logits)
+    with pytest.raises(ValueError, match="the cache holds max_length=8 tokens, got 9"):
+        model(ids[:, :3], past_key_values=cache)
 
 
 @plain_layers

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
-from transformers.cache_utils import Cache, CacheLayerMixin
+from torch.utils._pytree import tree_leaves, tree_map_only
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, StaticCache, StaticLayer
 from transformers.configuration_utils import PreTrainedConfig
 
 from mixerzoo.mixers.base import RecurrentState
@@ -27,12 +27,12 @@ class MixerCacheLayer(CacheLayerMixin):
     """One layer's state, whatever its mixer keeps, and how many columns of the batch went into it, padding included.
 
     Args:
-        max_length: for mixers whose state grows, allocate it once for so many tokens; None: let it grow.
+        max_length: for mixers whose state grows, allocate it once for so many tokens; None: let it grow. Then new
+            states are written over the old ones, so that compiled code finds them at one address.
         offloaded: keep the state in the CPU's memory while the layer doesn't run.
     """
 
     is_sliding = False
-    is_compileable = False
     is_croppable = True
     supports_early_init = False
 
@@ -44,7 +44,7 @@ class MixerCacheLayer(CacheLayerMixin):
 
     def reset(self) -> None:
         self.state: Any = None
-        self.length = 0
+        self.length: int | Tensor = 0
         self.record: Record | None = None
         self.cropped = False  # the record is what is left of it, and `state` is out of date
 
@@ -60,7 +60,9 @@ class MixerCacheLayer(CacheLayerMixin):
         if self.state is None:
             # Like x, not like the weights: accelerate may keep those elsewhere until they are used.
             like = x.new_empty(0, dtype=torch.promote_types(x.dtype, torch.float32))
-            self.state = empty_state(x.shape[0], self.max_length, like)
+            if self.is_compileable:  # a number would be compiled into the code
+                self.length = torch.zeros((), dtype=torch.int64, device=x.device)
+            self._keep(empty_state(x.shape[0], self.max_length, like))
         if self.offloaded:
             self._change(lambda tensor: tensor.to(x.device))
         if self.cropped and self.record is not None:
@@ -68,7 +70,8 @@ class MixerCacheLayer(CacheLayerMixin):
             self.record, self.cropped = None, False
         if self.record_past:
             self.record = Record(self.state, x, mask) if self.record is None else _extended(self.record, x, mask)
-        y, self.state = prefill(x, self.state, mask=mask, shared=shared)
+        y, state = prefill(x, self.state, mask=mask, shared=shared)
+        self._keep(state)
         self.length += x.shape[1]
         if self.offloaded:
             self._change(lambda tensor: tensor.to("cpu"))
@@ -80,7 +83,7 @@ class MixerCacheLayer(CacheLayerMixin):
 
     def crop(self, tokens: int) -> None:
         """Forget the latest -tokens columns, or, as transformers 5.6 has it, keep the first `tokens`."""
-        removed = self.length - tokens if tokens > 0 else -tokens
+        removed = int(self.length) - tokens if tokens > 0 else -tokens
         if removed <= 0:
             self.record = self.record if self.cropped else None
             return
@@ -107,10 +110,10 @@ class MixerCacheLayer(CacheLayerMixin):
         self._change(lambda tensor: tensor[indices.to(tensor.device)])
 
     def get_seq_length(self) -> int:
-        return self.length
+        return self.length  # type: ignore[return-value]  # transformers' static layers give a tensor as well
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.length + query_length, 0
+        return self.length + query_length, 0  # type: ignore[return-value]
 
     def get_max_length(self) -> int:
         return -1
@@ -122,6 +125,10 @@ class MixerCacheLayer(CacheLayerMixin):
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         raise NotImplementedError("keys and values are the mixer's own business; remedy: advance()")
+
+    @property
+    def is_compileable(self) -> bool:  # type: ignore[override]
+        return self.max_length is not None and not self.offloaded and not self.record_past
 
     @property
     def is_initialized(self) -> bool:  # type: ignore[override]
@@ -156,34 +163,81 @@ class MixerCacheLayer(CacheLayerMixin):
         return isinstance(self.state, (KVCache, FixedKVCache))
 
     def _change(self, change: Callable[[Tensor], Tensor]) -> None:
-        self.state, self.record = tree_map_only(Tensor, change, (self.state, self.record))
+        state, self.record = tree_map_only(Tensor, change, (self.state, self.record))
+        self._keep(state)
+
+    def _keep(self, state: Any) -> None:
+        old, new = tree_leaves(self.state), tree_leaves(state)
+        if self.is_compileable and self.state is not None and all(map(_same_shape, old, new)):
+            for tensor, value in zip(old, new, strict=True):
+                tensor.copy_(value)
+            return
+        self.state = state
+        if self.is_compileable and not torch.compiler.is_compiling():
+            for tensor in (*new, self.length):
+                torch._dynamo.mark_static_address(tensor, guard=False)
 
 
-class MixerCache(Cache):
-    """A `MixerCacheLayer` for every layer. It grows where a mixer's state does, and nowhere else."""
-
-    def __init__(self, config: PreTrainedConfig, *, max_length: int | None = None, offloaded: bool = False) -> None:
-        super().__init__(layers=[MixerCacheLayer(max_length, offloaded) for _ in range(config.num_hidden_layers)])
+class _Recording(Cache):
+    """What transformers 5.6 lacks."""
 
     def activate_past_recording(self) -> None:
         for layer in self.layers:
             layer.activate_past_recording()  # type: ignore[union-attr]
 
 
+class MixerCache(_Recording, DynamicCache):
+    """A `MixerCacheLayer` for every layer. It grows where a mixer's state does, and nowhere else."""
+
+    def __init__(self, config: PreTrainedConfig, *, offloaded: bool = False) -> None:
+        layers = [MixerCacheLayer(offloaded=offloaded) for _ in range(config.num_hidden_layers)]
+        Cache.__init__(self, layers=layers)  # type: ignore[arg-type]
+
+
+class StaticMixerCache(_Recording, StaticCache):
+    """As `MixerCache`, allocated once for `max_length` tokens."""
+
+    def __init__(self, config: PreTrainedConfig, max_length: int) -> None:
+        layers = [MixerCacheLayer(max_length) for _ in range(config.num_hidden_layers)]
+        Cache.__init__(self, layers=layers)  # type: ignore[arg-type]
+
+
+def cache_for(config: PreTrainedConfig, implementation: str | None, max_length: int) -> Cache:
+    """What `generate` calls `cache_implementation`. Raises ValueError for `quantized`."""
+    if implementation == "quantized":
+        raise ValueError(
+            "cache_implementation='quantized' isn't supported, a linear mixer's state is no list of keys and "
+            "values; remedy: leave it out, or 'static' or 'offloaded'"
+        )
+    if implementation == "static":
+        return StaticMixerCache(config, max_length)
+    return MixerCache(config, offloaded=implementation in ("offloaded", "offloaded_static"))
+
+
 def adopt(cache: Cache, config: PreTrainedConfig) -> Cache:
-    """An empty cache of transformers' own (`DynamicCache()`) gets layers that hold our states; ours stays as it is.
+    """An empty cache of transformers' own gets layers that hold our states, allocated once in a `StaticCache`; ours
+    stays as it is.
 
     Raises ValueError for a cache that already holds another model's tokens."""
     if all(isinstance(layer, MixerCacheLayer) for layer in cache.layers) and cache.layers:
         return cache
-    if any(_holds_tokens(layer) for layer in cache.layers):
+    if holds_tokens(cache):
         raise ValueError(
             f"the cache holds tokens of another kind of model, got {type(cache).__name__}; remedy: leave it out, or "
             "pass MixerCache(model.config)"
         )
-    cache.layers = MixerCache(config).layers
+    if isinstance(cache, StaticCache):
+        lengths = [layer.max_cache_len for layer in cache.layers if isinstance(layer, StaticLayer)]
+        cache.layers = StaticMixerCache(config, max(lengths, default=1)).layers  # without attention nothing grows
+    else:
+        cache.layers = MixerCache(config).layers
     cache.layer_class_to_replicate = None
     return cache
+
+
+def holds_tokens(cache: Cache) -> bool:
+    """Whether anything has gone into it, which a length, where compiled code keeps it, would not say at once."""
+    return any(_layer_holds_tokens(layer) for layer in cache.layers)
 
 
 def _extended(record: Record, x: Tensor, mask: Tensor | None) -> Record:
@@ -193,10 +247,14 @@ def _extended(record: Record, x: Tensor, mask: Tensor | None) -> Record:
     return Record(record.state, torch.cat([record.x, x], 1), mask)
 
 
-def _holds_tokens(layer: Any) -> bool:
+def _layer_holds_tokens(layer: Any) -> bool:
     if isinstance(layer, MixerCacheLayer):
         return layer.is_initialized
     linear = getattr(layer, "has_previous_state", False)
     return bool(
         getattr(layer, "is_initialized", False) or (any(linear.values()) if isinstance(linear, dict) else linear)
     )
+
+
+def _same_shape(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape

@@ -32,7 +32,7 @@ from mixerzoo.mixers.short_conv import ShortConv
 from mixerzoo.registry.catalog import build_mixer
 
 from .batch import packed_documents, token_mask
-from .cache import MixerCache, MixerCacheLayer, adopt
+from .cache import MixerCache, MixerCacheLayer, adopt, cache_for, holds_tokens
 from .checkpoints import published_directory, read_published
 from .configuration import MixerConfig
 from .loss import linear_cross_entropy, shifted
@@ -78,6 +78,7 @@ class MixerPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["MixerBlock"]
+    _can_compile_fullgraph = True
     _skip_keys_device_placement = ["past_key_values"]
     _can_record_outputs = {"hidden_states": MixerBlock}
 
@@ -148,7 +149,7 @@ class MixerModel(MixerPreTrainedModel):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         mask = token_mask(attention_mask, x)
-        started = past_key_values is not None and past_key_values.get_seq_length() > 0
+        started = past_key_values is not None and holds_tokens(past_key_values)
         cu_seqlens = kwargs.get("cu_seq_lens_q") if cu_seqlens is None else cu_seqlens
         if cu_seqlens is None and position_ids is not None and mask is None and not started:
             cu_seqlens = packed_documents(position_ids.expand(x.shape[:2]))
@@ -252,6 +253,11 @@ class MixerForCausalLM(MixerPreTrainedModel, GenerationMixin):
             hidden, self.lm_head, targets, num_items=num_items_in_batch, ignore_index=ignore_index
         )
 
+    @staticmethod
+    def create_masks_for_generate(inputs_embeds: Tensor, attention_mask: Tensor | None, **kwargs: Any) -> Tensor | None:
+        """Of the new tokens alone: `generate` asks where it compiles, and there a shape must not grow."""
+        return token_mask(attention_mask, inputs_embeds)
+
     def _prepare_cache_for_generation(  # type: ignore[override]
         self,
         generation_config: GenerationConfig,
@@ -268,16 +274,7 @@ class MixerForCausalLM(MixerPreTrainedModel, GenerationMixin):
             )
         elif generation_config.use_cache is not False:
             implementation = generation_config.cache_implementation
-            if implementation == "quantized":
-                raise ValueError(
-                    "cache_implementation='quantized' isn't supported, a linear mixer's state is no list of keys and "
-                    "values; remedy: leave it out, or 'static' or 'offloaded'"
-                )
-            model_kwargs["past_key_values"] = MixerCache(
-                self.config,
-                max_length=max_cache_length if implementation == "static" else None,
-                offloaded=implementation in ("offloaded", "offloaded_static"),
-            )
+            model_kwargs["past_key_values"] = cache_for(self.config, implementation, max_cache_length)
         cache = model_kwargs.get("past_key_values")
         if cache is not None and (
             generation_mode == GenerationMode.ASSISTED_GENERATION or generation_config.is_assistant
