@@ -25,7 +25,7 @@ ablation: $(READY)
 	$(BIN)/mixerzoo ablate $(ARGS)
 
 test: $(DEVELOP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile $(ARGS)
 
 lint: $(DEVELOP)
 	$(BIN)/ruff check $(ARGS)

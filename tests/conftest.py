@@ -28,8 +28,16 @@ def fixed_circumstances(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
 
 
+@pytest.fixture(scope="session")
+def torch_knows_itself() -> None:
+    """torch looks up, once and for all, what a device context acts on and what its compiler can trace."""
+    with torch.device("meta"):
+        torch.empty(0)
+    torch.compile(torch.empty_like, backend="eager")(torch.zeros(1))
+
+
 @pytest.fixture
-def poisoned_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+def poisoned_empty(torch_knows_itself: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory that mixerzoo allocates without writing it holds NaN, so that a forgotten write shows."""
 
     def poison(allocate):
@@ -41,7 +49,5 @@ def poisoned_empty(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return poisoned
 
-    with torch.device("meta"):  # lets torch look up, once and for all, what a device context acts on
-        torch.empty(0)
     for owner, name in ((torch, "empty"), (torch, "empty_like"), (Tensor, "new_empty")):
         monkeypatch.setattr(owner, name, poison(getattr(owner, name)))
