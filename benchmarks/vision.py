@@ -29,7 +29,7 @@ from torch import Tensor, nn
 import mixerzoo.tasks.vision  # noqa: F401  registers the zoo's models
 from mixerzoo import list_mixers, mixer_info
 from mixerzoo.tasks.provenance import provenance
-from mixerzoo.tasks.vision.cost import peak_bytes
+from mixerzoo.tasks.vision.cost import forward_peak_bytes
 
 FORWARD, TRAINING = "forward", "training"
 PEERS = {"tiny": ("vit_tiny_patch16_224", "efficientvim_m1"), "small": ("vit_small_patch16_224", "mambaout_tiny")}
@@ -91,7 +91,7 @@ def compete(
             run = partial(forward if what == FORWARD else training, model, images)
             run()
             if what == FORWARD:
-                rows[name]["peak_bytes"] = peak_bytes(model, images)
+                rows[name]["peak_bytes"] = forward_peak_bytes(model, images)
             rows[name]["parameters"] = sum(parameter.numel() for parameter in model.parameters())
             runs[name] = run
         except Exception as error:

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from mixerzoo import list_mixers
-from mixerzoo.ablation.grid import mixer_config
+from mixerzoo.ablation.settings import mixer_config
 from mixerzoo.tasks import BackboneConfig, RunConfig, TrainConfig, build_task, list_tasks
-from mixerzoo.tasks.config import assign, flatten, from_dict, parse_setting
+from mixerzoo.tasks.config import assign, canonical, flatten, from_dict, parse_setting, parse_values, readable
 from mixerzoo.tasks.diagnostics.mqar import MQAR, generate
 from mixerzoo.tasks.lm.model import IGNORED, LanguageModel
 from mixerzoo.tasks.lm.text import TextLM, read_corpus
@@ -53,6 +53,14 @@ def test_a_setting_is_a_dotted_path_and_a_value(text, setting):
     assert parse_setting(text) == setting
 
 
+def test_short_forms_of_paths_and_back():
+    assert canonical("mixer.expand") == canonical("backbone.mixer.expand") == "backbone.mixer.expand"
+    assert canonical("model.dim") == "backbone.dim" and canonical("optimizer.lr") == "train.lr"
+    assert canonical("mixer") == "backbone.mixer" and canonical("task.length") == "task.length"
+    assert readable("backbone.mixer.expand") == "mixer.expand" and readable("train.lr") == "train.lr"
+    assert parse_values("1, 2") == [1, 2] and parse_values("row,none") == ["row", "none"]
+
+
 @pytest.mark.parametrize("text", ["train.lr", "=3", ""])
 def test_a_malformed_setting_says_what_it_should_look_like(text):
     with pytest.raises(ValueError, match=r"must read path=value, got .*example: train.lr=3e-3"):
@@ -71,7 +79,7 @@ def test_assign_is_undone_by_flatten_and_changes_nothing_in_place():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"stesp": 3}, r"unknown configuration key 'train.stesp'; did you mean train.steps.*known: train.batch_size"),
+        ({"stesp": 3}, r"unknown configuration key 'train.stesp'; did you mean train.steps.*known: train.accumulate"),
         ({"steps": "many"}, r"train.steps must be int, got 'many'"),
         ({"steps": True}, r"train.steps must be int, got True"),
         ({"steps": 0}, r"train.steps must be at least 1, got 0"),
@@ -208,7 +216,26 @@ def test_mqar_fillers_may_be_random_and_leave_pairs_and_answers_alone():
     assert (noisy == 0).mean() < 0.1
 
 
+def test_speed_is_told_at_every_length():
+    task = build_task({"name": "speed", "shortest": 8, "longest": 32, "decoded": 2})
+    model = task.build_model(TINY)
+    told = task.measure(model, TINY)
+    assert set(told.series) == {"training tokens/s", "prefill tokens/s", "decoding tokens/s", "training peak MiB"}
+    for series in told.series.values():
+        assert [length for length, _ in series.points] == [8, 16, 32] and all(value > 0 for _, value in series.points)
+    peaks = [peak for _, peak in told.series["training peak MiB"].points]
+    assert peaks == sorted(peaks) and peaks[2] > 2 * peaks[0]
+    assert all(parameter.grad is None for parameter in model.parameters())
+    (batch,) = task.batches("valid", seed=0, batch_size=64)
+    tokens, seconds = task.score(model, batch)
+    assert tokens == 32 and seconds > 0
+    with pytest.raises(ValueError, match=r"1 <= task.shortest <= task.longest"):
+        replace(task, shortest=64)
+
+
 def test_mqar_splits_share_no_random_stream():
+    splits = [next(MQAR().batches(split, seed=0, batch_size=8))["inputs"] for split in ("train", "valid", "test")]
+    assert not any(torch.equal(a, b) for a, b in ((splits[0], splits[1]), (splits[0], splits[2]), splits[1:]))
     with pytest.raises(ValueError, match="seed must be from 0 to"):
         next(MQAR().batches("train", seed=2**31, batch_size=1))
 
@@ -224,7 +251,8 @@ def test_text_splits_do_not_overlap_and_labels_are_the_next_bytes(tmp_path):
     train = next(task.batches("train", seed=0, batch_size=4))
     assert torch.equal(train["inputs"][:, 1:], train["labels"][:, :-1])
     assert sum(map(len, task._parts.values())) == 256 * 8
-    assert len(task._parts["valid"]) == round(256 * 8 * 0.1)
+    assert len(task._parts["valid"]) == pytest.approx(256 * 8 * 0.05, abs=1)
+    assert len(task._parts["test"]) == pytest.approx(256 * 8 * 0.05, abs=1)
 
 
 def test_text_mistakes_are_explained(tmp_path):
@@ -236,6 +264,30 @@ def test_text_mistakes_are_explained(tmp_path):
     (tmp_path / "empty").touch()
     with pytest.raises(ValueError, match="the text is too short"):
         _ = TextLM(path=str(tmp_path / "empty")).fingerprint
+
+
+def test_text_is_measured_in_longer_windows_when_asked(tmp_path):
+    (tmp_path / "text").write_bytes(bytes(range(256)) * 32)
+    task = TextLM(path=str(tmp_path / "text"), length=16, longest=4, valid_windows=8)
+    series = task.measure(Counting(), TINY).series["length extrapolation"]
+    assert [length for length, _ in series.points] == [16, 32, 64] and series.mark == 16
+    assert all(bits == pytest.approx(0.0, abs=1e-6) for _, bits in series.points)
+    assert not TextLM(path=str(tmp_path / "text"), length=16).measure(Counting(), TINY).series
+    with pytest.raises(ValueError, match=r"its test part has \d+ bytes, a window needs 1025; remedy: .*task.longest"):
+        _ = replace(task, longest=64).fingerprint
+    with pytest.raises(ValueError, match=r"task.longest must be at least 1 and task.held_out between 0 and 1"):
+        replace(task, longest=0)
+
+
+class Counting(torch.nn.Module):
+    """Sure that the next byte is one more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sure = torch.nn.Parameter(torch.tensor(100.0))
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.sure * torch.nn.functional.one_hot((ids + 1) % 256, 256)
 
 
 class Fixed(torch.nn.Module):

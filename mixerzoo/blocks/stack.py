@@ -34,7 +34,8 @@ class Stack(nn.Module):
             one attention layer in three.
         channel_mixer: keywords of `GLU` (multiplier, hidden, activation, bias); None for no channel mixer.
         norm: layer | rms | srms | group, or batch, over a batch's tokens without its padding.
-        lower_bounds: skip_first | skip_last, the convention of HGRN's bounds, which the stack owns; None for none.
+        lower_bounds: skip_first | skip_last | decreasing | random, HGRN's bounds, which the stack owns
+            (mixers/lower_bound.py); None for none.
         bidirectional: for every mixer.
         dropout: on every residual branch.
         gradient_checkpointing: compute each block's activations again in the backward pass instead of keeping them.

@@ -7,6 +7,9 @@ from torch import Tensor, nn
 
 from .base import check_choice
 
+CONVENTIONS = ("skip_first", "skip_last", "decreasing", "random")
+FARTHEST = 1e-3  # a random bound stays that far from 0 and 1 at the start
+
 
 class LowerBounds(nn.Module):
     """Gamma: [L,D] learnable, P = softmax over the L layers; layer k = 0..L-1 gets a sum of rows of P, in [0, 1).
@@ -15,20 +18,34 @@ class LowerBounds(nn.Module):
 
         skip_first    gamma_k = P_1 + ... + P_k        the authors' language models, flash-linear-attention
         skip_last     gamma_k = P_0 + ... + P_{k-1}    the authors' ImageNet and Long Range Arena models
+
+    Two more are controls, for the question whether it matters that the bounds grow (HGRN's ablation names them without
+    their equations, so these are ours):
+
+        decreasing    skip_first's bounds in the opposite order: the first layer has the largest, the last has 0
+        random        gamma_k = sigmoid(Gamma_k), Gamma drawn so that every gamma_k starts uniform in (0, 1)
     """
 
     def __init__(self, depth: int, dim: int, convention: str = "skip_first") -> None:
         super().__init__()
-        check_choice("lower bound convention", convention, ("skip_first", "skip_last"))
+        check_choice("lower bound convention", convention, CONVENTIONS)
         self.convention = convention
         self.logits = nn.Parameter(torch.empty(depth, dim))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        nn.init.ones_(self.logits)
+        if self.convention == "random":
+            with torch.no_grad():
+                self.logits.uniform_(FARTHEST, 1 - FARTHEST).logit_()
+        else:
+            nn.init.ones_(self.logits)
 
     def forward(self) -> Tensor:
-        """[L,D], row k for layer k; row 0 is zero, with a zero gradient: of a stack cut to one layer none is unused."""
-        shares = self.logits.float().softmax(0) if self.logits.dtype != torch.float64 else self.logits.softmax(0)
-        added = shares[1:] if self.convention == "skip_first" else shares[:-1]
-        return torch.cat([0 * shares[:1], added.cumsum(0)])
+        """[L,D], row k for layer k. A row of zeros has a zero gradient: of a stack cut to one layer none is unused."""
+        logits = self.logits if self.logits.dtype == torch.float64 else self.logits.float()
+        if self.convention == "random":
+            return logits.sigmoid()
+        shares = logits.softmax(0)
+        added = shares[:-1] if self.convention == "skip_last" else shares[1:]
+        bounds = torch.cat([0 * shares[:1], added.cumsum(0)])
+        return bounds.flip(0) if self.convention == "decreasing" else bounds

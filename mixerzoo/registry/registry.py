@@ -51,6 +51,10 @@ class Registry:
     def names(self) -> list[str]:
         return sorted(self._all())
 
+    def names_of(self, cls: type) -> list[str]:
+        """Every name that stands for a class."""
+        return sorted(name for name, target in self._all().items() if _reference(target) == _reference(cls))
+
     def get(self, name: str) -> Any:
         """The class that `name` stands for. Raises ValueError with the nearest names and the whole list."""
         targets = self._targets if name in self._targets else self._all()  # looking plug-ins up takes its time

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
@@ -34,20 +34,34 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class Series:
+    """`y` against `x`, which are the names of the axes. `mark` is a place on the x axis: the length in training."""
+
+    x: str
+    y: str
+    points: Sequence[tuple[float, float]]
+    mark: float | None = None
+
+
+@dataclass(frozen=True)
 class Measurements:
     """Further results of a run, under the headings that they have in a report, and a sentence on how they arose.
 
-    values: numbers, columns of the table. maps: pictures, rows of numbers from 0 to 1.
+    values: numbers, columns of the table. maps: pictures, rows of numbers from 0 to 1. series: lines of a figure.
     """
 
     values: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
     maps: Mapping[str, list[list[float]]] = field(default_factory=dict)
+    series: Mapping[str, Series] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Task(ABC):
     """Data, head and metric. A task's fields are its whole configuration.
+
+    What is chosen between runs is chosen on the split "valid". `test_split` names the one that results are reported on;
+    None if there is no further data. Runs of a task that is `alone` are timed, so nothing runs beside them.
 
     `recipe` holds the dotted settings that suit it (`{"train.steps": 500, "gla:train.lr": 0.01}`) and `mixer_keywords`
     what it asks of every mixer that can do it (`{"short_conv": 4}`). Both are only the grid's defaults and are resolved
@@ -58,6 +72,8 @@ class Task(ABC):
     metric: ClassVar[Metric]
     recipe: ClassVar[Mapping[str, Any]] = {}
     mixer_keywords: ClassVar[Mapping[str, Any]] = {}
+    test_split: ClassVar[str | None] = "test"
+    alone: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -88,6 +104,19 @@ class Task(ABC):
         """Tokens that the mixers see in this batch."""
         return batch["inputs"].numel()
 
+    def cost(self, model: nn.Module) -> tuple[int, int]:
+        """(tokens, forward FLOPs) of one training sequence. Two FLOPs a multiply-add; norms and gates don't count.
+
+        The model may be on the meta device: only shapes decide.
+        """
+        from .flops import counting_flops
+
+        batch = next(self.batches("train", seed=0, batch_size=1))
+        device = next(model.parameters()).device
+        with counting_flops(model) as flops:
+            self.score(model, {name: tensor.to(device) for name, tensor in batch.items()})
+        return self.count_tokens(batch), flops()
+
     def measure(self, model: nn.Module, backbone: BackboneConfig) -> Measurements:
         """What a report should show beside metric and size. Called once a run, after the training, in its process."""
         return Measurements()
@@ -105,6 +134,7 @@ TASKS = Registry(
     "task",
     {
         "lm": "mixerzoo.tasks.lm.text:TextLM",
+        "speed": "mixerzoo.tasks.speed:Speed",
         "mqar": "mixerzoo.tasks.diagnostics.mqar:MQAR",
         "diagnostics/mqar": "mixerzoo.tasks.diagnostics.mqar:MQAR",
         "diagnostics/induction": "mixerzoo.tasks.diagnostics.recall:Induction",

@@ -1,7 +1,9 @@
 """Configuration: frozen dataclasses, read strictly, and one dotted-path language for every value in them.
 
-`train.lr=3e-3` means the same as an argument of `--set`, as a task's recipe entry and as a column of the results.
-Standard library only, so that a command line can be checked before torch is imported.
+`train.lr=3e-3` means the same as an argument of `--set` and `--vary`, as a task's recipe entry, as a filter and as a
+column of the results. Three short forms stand for parts with long names: `mixer` for `backbone.mixer`, `model` for
+`backbone` and `optimizer` for `train`. Standard library only, so that a command line can be checked before torch is
+imported.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from mixerzoo.registry.registry import unknown
 
 T = TypeVar("T")
+SHORT_FORMS = {"mixer": "backbone.mixer", "model": "backbone", "optimizer": "train"}
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class BackboneConfig:
     """Everything between a task's embedding and its head.
 
     `mixer` is a mixer's configuration, `{"name": "hgrn2", "expand": 16}`, or a list of them tiled over the depth.
+    `lower_bounds` "none" is None, for files that have no null.
     """
 
     mixer: Any = "attention"
@@ -51,6 +55,8 @@ class BackboneConfig:
                 f"backbone.mixer must be a name, a configuration with a 'name', or a list of those, got {self.mixer!r}"
             )
         object.__setattr__(self, "mixer", pattern if several else pattern[0])
+        if self.lower_bounds == "none":
+            object.__setattr__(self, "lower_bounds", None)
 
     @property
     def label(self) -> str:
@@ -65,11 +71,13 @@ class TrainConfig:
     horizon: the step at which the cosine reaches its floor, and of which `warmup` is a fraction; None: the last one. If
         it lies beyond the end, the run stops on the way down, or even up. If the run goes on after it, the cosine
         climbs back to `lr`, as transformers' `get_cosine_schedule_with_warmup` has it.
+    accumulate: micro-batches that a batch is cut into, one after the other, to save memory.
     clip: the largest norm of the gradient; 0: any.
     """
 
     steps: int = 400
     batch_size: int = 32
+    accumulate: int = 1
     lr: float = 3e-3
     final_lr: float = 0.1
     warmup: float = 0.1
@@ -82,9 +90,13 @@ class TrainConfig:
     precision: Literal["no", "bf16", "fp16"] = "no"
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_every", "evaluate_every"):
+        for name in ("steps", "batch_size", "accumulate", "log_every", "evaluate_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name} must be at least 1, got {getattr(self, name)}")
+        if self.accumulate > self.batch_size:
+            raise ValueError(
+                f"train.accumulate must be at most train.batch_size = {self.batch_size}, got {self.accumulate}"
+            )
         if self.horizon is not None and self.horizon < 1:
             raise ValueError(f"train.horizon must be at least 1, got {self.horizon}")
 
@@ -104,6 +116,18 @@ def assign(values: Any, path: str, value: Any) -> Any:
     return _assign(values, path.split("."), value, path)
 
 
+def canonical(path: str) -> str:
+    """The long form of a path: `backbone.mixer.expand` for `mixer.expand`, `train.lr` for `optimizer.lr`."""
+    first, dot, rest = path.partition(".")
+    return SHORT_FORMS.get(first, first) + dot + rest
+
+
+def readable(path: str) -> str:
+    """What tables and legends call a path: `mixer.expand` for `backbone.mixer.expand`, any other as it is."""
+    mixer = SHORT_FORMS["mixer"]
+    return "mixer" + path.removeprefix(mixer) if path.startswith(f"{mixer}.") else path
+
+
 def flatten(values: Any, path: str = "") -> dict[str, Any]:
     """Nested values as `{"train.lr": 0.003}`: the inverse of `assign` over all leaves."""
     if isinstance(values, Mapping):
@@ -121,6 +145,15 @@ def parse_setting(text: str) -> tuple[str, Any]:
     if not (equals and path.strip()):
         raise ValueError(f"a setting must read path=value, got {text!r}; example: train.lr=3e-3")
     return path.strip(), parse_value(value.strip())
+
+
+def parse_values(text: str) -> list[Any]:
+    """`"16,64,128"` as `[16, 64, 128]`. Commas inside brackets and quotes don't separate."""
+    try:
+        whole = ast.literal_eval(f"[{text}]")
+    except (ValueError, SyntaxError):  # words among them
+        return [parse_value(part.strip()) for part in text.split(",")]
+    return whole
 
 
 def parse_value(text: str) -> Any:

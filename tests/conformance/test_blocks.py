@@ -144,10 +144,18 @@ def test_conventions_of_the_lower_bounds_are_the_sources() -> None:
     for convention, expected in (
         ("skip_first", [sum(shares[1 : k + 1], torch.zeros(DIM)) for k in range(4)]),
         ("skip_last", [sum(shares[:k], torch.zeros(DIM)) for k in range(4)]),
+        ("decreasing", [sum(shares[1 : k + 1], torch.zeros(DIM)) for k in (3, 2, 1, 0)]),
+        ("random", [1 / (1 + (-row).exp()) for row in logits]),
     ):
         bounds = LowerBounds(4, DIM, convention).double()
         bounds.load_state_dict({"logits": logits})
         assert_close(bounds(), torch.stack(expected).double())
+
+
+def test_random_lower_bounds_start_anywhere() -> None:
+    bounds = LowerBounds(50, DIM, "random")().flatten()
+    assert 0 < bounds.min() < 0.05 and 0.95 < bounds.max() < 1
+    assert 0.45 < bounds.mean() < 0.55
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 0.99])

@@ -11,14 +11,15 @@ import timm
 import torch
 
 from mixerzoo import list_mixers
-from mixerzoo.ablation.grid import Grid, Setting, expand, mixer_config
+from mixerzoo.ablation.grid import Grid, expand
+from mixerzoo.ablation.settings import Setting, mixer_config
 from mixerzoo.ablation.report import write_report
 from mixerzoo.ablation.store import Store
 from mixerzoo.ablation.worker import execute
 from mixerzoo.tasks import BackboneConfig, RunConfig, TrainConfig
 from mixerzoo.tasks.vision import classification
 from mixerzoo.tasks.vision.classification import Digits, _shifted, enlarged
-from mixerzoo.tasks.vision.cost import images_per_second, peak_bytes
+from mixerzoo.tasks.vision.cost import forward_peak_bytes, images_per_second
 from mixerzoo.tasks.vision.data import digit_arrays
 from mixerzoo.tasks.vision.receptive_field import receptive_field
 from tests.tolerances import assert_identical
@@ -30,10 +31,13 @@ def backbone(mixer: str) -> BackboneConfig:
     return BackboneConfig(mixer_config(mixer, Digits()), dim=32, depth=1, norm="layer")
 
 
-def test_the_task_trains_on_the_training_part_and_is_judged_on_the_test_part():
+def test_the_task_trains_and_validates_on_the_training_part_and_is_judged_on_the_test_part():
     task, arrays = Digits(), digit_arrays()
-    labels = torch.cat([batch["labels"] for batch in task.batches("valid", seed=0, batch_size=50)])
+    labels = torch.cat([batch["labels"] for batch in task.batches("test", seed=0, batch_size=50)])
     assert labels.tolist() == arrays["test"][1].tolist()
+    parts = {split: [image.tobytes() for image in images] for split, (images, _) in task._parts.items()}
+    assert {split: len(images) for split, images in parts.items()} == {"train": 1293, "valid": 144, "test": 360}
+    assert sorted(parts["train"] + parts["valid"]) == sorted(image.tobytes() for image in enlarged(arrays["train"][0]))
     batch = next(Digits(shift=0).batches("train", seed=0, batch_size=64))
     assert (batch["inputs"].shape, batch["labels"].dtype) == ((64, 1, 16, 16), torch.int64)
     images = ((batch["inputs"][:, 0] * classification.STD + classification.MEAN) * 255).round().to(torch.uint8)
@@ -93,7 +97,7 @@ def test_a_grids_files_have_names_without_slashes_and_the_table_what_was_measure
         store.start(run)
         record = store.record(run.run_id)
         record.finish(execute(run, record, lambda progress: None, []))
-    first, second = write_report(store)
+    first, second = write_report(store).arms
     headings = ["images/s at 32", "peak MiB at 32", "images/s at 64", "peak MiB at 64"]
     for arm in (first, second):
         assert list(arm.measurements) == headings
@@ -140,7 +144,7 @@ def test_peak_memory_is_the_most_that_lives_at_once():
             return y
 
     images = torch.zeros(1000, 500)
-    assert images.numel() * 4 <= peak_bytes(Twice(), images) < 1.1 * images.numel() * 4
+    assert images.numel() * 4 <= forward_peak_bytes(Twice(), images) < 1.1 * images.numel() * 4
     assert images_per_second(Twice(), images) > 0
 
 

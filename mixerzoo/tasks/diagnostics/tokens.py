@@ -17,9 +17,7 @@ from mixerzoo.tasks.base import Batch, Metric, Task
 from mixerzoo.tasks.config import BackboneConfig
 from mixerzoo.tasks.lm.model import IGNORED, LanguageModel, token_loss
 
-from .mqar import VALID_SEED
-
-HELD_OUT_SEEDS = {"valid": VALID_SEED, "test": VALID_SEED + 1}
+from .mqar import HELD_OUT_SEEDS, VALID_SEED
 
 
 @dataclass(frozen=True)
