@@ -79,14 +79,20 @@ class Attention(Mixer):
             frequencies = rope_frequencies(self.K, self.rotary_base)
             q, k = (rotate(part, layout.position, frequencies, interleaved=False) for part in (q, k))
 
-        everything_counts = state is None and layout.valid is None
+        past = state is not None and state.keys.shape[1] > 0
+        everything_counts = not past and layout.valid is None
         query_position = key_position = layout.position.expand(x.shape[:2])
         if layout.valid is not None:
             key_position = key_position.masked_fill(~layout.valid, -1)
         if state is not None:
             old_state, state = state, append(state, k, v, key_position, self.window)
-            k, v = (torch.cat([old.to(new.dtype), new], 1) for old, new in ((old_state.keys, k), (old_state.values, v)))
-            key_position = torch.cat([cached_positions(old_state), key_position], 1)
+            if past and isinstance(state, KVCache):  # which forgets nothing, so that no query misses a key in it
+                k, v, key_position = state.keys.to(k.dtype), state.values.to(v.dtype), cached_positions(state)
+            elif past:
+                k, v = (
+                    torch.cat([old.to(new.dtype), new], 1) for old, new in ((old_state.keys, k), (old_state.values, v))
+                )
+                key_position = torch.cat([cached_positions(old_state), key_position], 1)
         y = softmax_attention(
             q,
             k,

@@ -44,18 +44,16 @@ def append(
     Raises ValueError (on the CPU) where a fixed cache would have to forget a token that is still within the window.
     """
     end = cache.position + (position >= 0).sum(1)
-    keys, values = cache.keys, cache.values
-    if isinstance(cache, KVCache):
-        keys, values = (F.pad(old, (0, 0, 0, 0, 0, k.shape[1])) for old in (keys, values))
-    slots = keys.shape[1]
+    slots = cache.keys.shape[1] + (k.shape[1] if isinstance(cache, KVCache) else 0)
     if isinstance(cache, FixedKVCache) and (window is None or slots < window):
         _check_capacity(end, slots)
     # Padding, and what a chunk longer than the cache would overwrite at once, goes to one more slot, cut off again.
     kept = (position >= 0) & (position >= end[:, None] - slots)
     slot = torch.where(kept, position % slots, slots)[..., None, None].expand_as(k)
+    fresh = (0, 0, 0, 0, 0, slots + 1 - cache.keys.shape[1])
     keys, values = (
-        F.pad(old, (0, 0, 0, 0, 0, 1)).scatter(1, slot, new.to(old.dtype))[:, :slots]
-        for old, new in ((keys, k), (values, v))
+        F.pad(old, fresh).scatter_(1, slot, new.to(old.dtype))[:, :slots]  # in place of the copy: a cache is copied once
+        for old, new in ((cache.keys, k), (cache.values, v))
     )
     return type(cache)(keys, values, end)
 
