@@ -5,23 +5,31 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 
-def provenance(argv: list[str]) -> dict[str, Any]:
+def provenance(argv: Sequence[str]) -> dict[str, Any]:
     """`argv` is the command line that asked for the run; the commit is that of the directory it was given in."""
+    return {**_circumstances(), "argv": [Path(argv[0]).name, *argv[1:]] if argv else []}
+
+
+@cache
+def _circumstances() -> dict[str, Any]:
+    """What stays as it is while a process lives: code that is imported doesn't change with its files."""
     packages = ("mixerzoo", "torch", "numpy", "accelerate", "timm", "transformers")
     return {
         "python": platform.python_version(),
         **{package: _version(package) for package in packages},
         "platform": platform.platform(),
+        "host": platform.node(),
         "cpu": _cpu(),
         "cores": os.cpu_count(),
         "device": _device(),
         "git": _git_commit(),
-        "argv": [Path(argv[0]).name, *argv[1:]] if argv else [],
     }
 
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from time import perf_counter
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from torch import nn
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import reduce
+from torch import Tensor, nn
 
 from .base import Batch, Task
+from .checkpoint import Checkpoint, Stateful
 from .config import TrainConfig
 
 EVALUATION_BATCH = 64
+IGNORED = -100  # torch's own mark of a label that doesn't count
 
 
 @dataclass(frozen=True)
@@ -33,30 +38,42 @@ class Point:
         return not (math.isfinite(self.loss) and (self.metric is None or math.isfinite(self.metric)))
 
 
-def fit(model: nn.Module, task: Task, config: TrainConfig, *, seed: int) -> Iterator[Point]:
+def fit(
+    model: nn.Module, task: Task, config: TrainConfig, *, seed: int, checkpoint: Checkpoint | None = None
+) -> Iterator[Point]:
     """Train, and yield a point every `log_every` steps and at each evaluation, the last step's among them.
 
     The batches depend on `seed` alone. A loss or gradient that is not finite ends the run with a diverged point:
     that is a result, not an error. Several processes share each batch by rows.
+
+    checkpoint: where the training is kept now and then, after a point has been taken. If one is there it is gone on
+    with: the points before come again, weights and the points after are bit for bit what they would have been, and of
+    the batches those that were used are drawn once more and skipped.
     """
     AcceleratorState._reset_state()  # a process that trains several models may change the precision between them
-    accelerator = Accelerator(mixed_precision=config.precision)
+    no_gpu = not torch.accelerator.is_available()  # said aloud, for several processes on CPUs find each other so
+    accelerator = Accelerator(mixed_precision=config.precision, cpu=no_gpu)
     optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), lr=config.lr, betas=config.betas)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, config) / config.lr)
+    parts: dict[str, Stateful] = {"model": model, "optimizer": optimizer, "schedule": schedule}
     model, optimizer = accelerator.prepare(model, optimizer)
-    batches = task.batches("train", seed=seed, batch_size=config.batch_size)
-    loss_sum, unlogged, tokens, seconds = torch.zeros((), device=accelerator.device), 0, 0, 0.0
+    if accelerator.scaler is not None:
+        parts["scaler"] = accelerator.scaler
+    points = [Point(**point) for point in checkpoint.load(accelerator, parts)] if checkpoint else []
+    yield from points
+    last = points[-1] if points else Point(0, 0, 0.0, math.nan)
+    batches = islice(task.batches("train", seed=seed, batch_size=config.batch_size), last.step, None)
+    loss_sum, unlogged, tokens, seconds = torch.zeros((), device=accelerator.device), 0, last.tokens, last.seconds
     model.train()
     started = perf_counter()
-    for step in range(1, config.steps + 1):
+    for step in range(last.step + 1, config.steps + 1):
         batch = next(batches)
-        loss = task.loss(model, _share(batch, accelerator))
-        accelerator.backward(loss)
+        loss = _backward(model, task, batch, accelerator, config.accumulate)
         norm = accelerator.clip_grad_norm_(model.parameters(), config.clip or math.inf)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        loss_sum += torch.where(norm.isfinite(), loss.detach(), torch.nan)
+        loss_sum += torch.where(norm.isfinite(), loss, torch.nan)
         unlogged += 1
         tokens += task.count_tokens(batch)
         evaluate_now = step % config.evaluate_every == 0 or step == config.steps
@@ -64,24 +81,28 @@ def fit(model: nn.Module, task: Task, config: TrainConfig, *, seed: int) -> Iter
             continue
         mean_loss = accelerator.reduce(loss_sum, "mean").item() / unlogged
         seconds += perf_counter() - started
-        metric = evaluate(model, task, accelerator) if evaluate_now and math.isfinite(mean_loss) else None
-        point = Point(step, tokens, seconds, mean_loss, metric)
-        yield point
-        if point.diverged:
+        metric = evaluate(model, task, config) if evaluate_now and math.isfinite(mean_loss) else None
+        points.append(Point(step, tokens, seconds, mean_loss, metric))
+        yield points[-1]
+        if points[-1].diverged:
             return
+        if checkpoint:
+            checkpoint.save_if_due(accelerator, parts, points)
         loss_sum, unlogged = torch.zeros_like(loss_sum), 0
         started = perf_counter()
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, task: Task, accelerator: Accelerator, split: str = "valid") -> float:
-    """The task's metric over a whole split."""
+def evaluate(model: nn.Module, task: Task, config: TrainConfig, split: str = "valid") -> float:
+    """The task's metric over a whole split, of a model that `fit` has in hand or has trained."""
+    state = PartialState()
+    total = torch.zeros(2, device=state.device, dtype=torch.float32)
     model.eval()
-    total = torch.zeros(2, device=accelerator.device, dtype=torch.float32)
-    for batch in task.batches(split, seed=0, batch_size=EVALUATION_BATCH):
-        total += torch.stack([part.float() for part in task.score(model, _share(batch, accelerator))])
+    for batch in task.batches(split, seed=0, batch_size=max(1, EVALUATION_BATCH // config.accumulate)):
+        rows = _rows(batch, state.process_index, state.num_processes)
+        total += torch.stack([part.float() for part in task.score(model, _moved(rows, state.device))])
     model.train()
-    numerator, count = accelerator.reduce(total, "sum").tolist()
+    numerator, count = reduce(total, "sum").tolist()
     return numerator / count
 
 
@@ -110,7 +131,34 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     return [{"params": groups[True], "weight_decay": weight_decay}, {"params": groups[False], "weight_decay": 0.0}]
 
 
-def _share(batch: Batch, accelerator: Accelerator) -> Batch:
-    """This process's rows of a batch, on its device."""
-    rows = slice(accelerator.process_index, None, accelerator.num_processes)
-    return {name: tensor[rows].to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
+def _backward(model: nn.Module, task: Task, batch: Batch, accelerator: Accelerator, accumulate: int) -> Tensor:
+    """Gradients of the whole batch's loss out of micro-batches; this process's share of that loss, to be averaged.
+
+    Each part weighs as many targets as it has, so where the loss is a mean over the labels that count, the sum is it up
+    to rounding. What looks across rows sees a micro-batch alone (batch norm), and dropout draws other masks.
+    """
+    processes, rank = accelerator.num_processes, accelerator.process_index
+    parts = [_rows(batch, number * processes + rank, accumulate * processes) for number in range(accumulate)]
+    parts = [part for part in parts if _targets(part)]
+    targets, total = _targets(batch), torch.zeros((), device=accelerator.device)
+    for number, part in enumerate(parts, 1):
+        with nullcontext() if number == len(parts) else accelerator.no_sync(model):
+            loss = task.loss(model, _moved(part, accelerator.device)) * (_targets(part) * processes / targets)
+            accelerator.backward(loss)
+        total += loss.detach()
+    return total
+
+
+def _targets(batch: Batch) -> int:
+    """Labels that count; rows where a batch has no labels."""
+    if "labels" in batch:
+        return int((batch["labels"] != IGNORED).sum())
+    return len(next(iter(batch.values())))
+
+
+def _rows(batch: Batch, first: int, stride: int) -> Batch:
+    return {name: tensor[first::stride] for name, tensor in batch.items()}
+
+
+def _moved(batch: Batch, device: torch.device) -> Batch:
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}

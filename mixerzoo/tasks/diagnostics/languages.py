@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mixerzoo.tasks.base import Batch, Measurements, Metric
+from mixerzoo.tasks.base import Batch, Measurements, Metric, Series
 from mixerzoo.tasks.config import BackboneConfig
 from mixerzoo.tasks.lra.classification import SequenceClassification, padded
 
@@ -42,6 +42,7 @@ class LengthExtrapolation(SequenceClassification):
 
     The splits: "train"; "valid" and "test", `valid_words` words of each of eight lengths above `longest`; "trained",
     held-out words of the training lengths; "length-64", words of one length. Causal, read at the last symbol.
+    Embeddings start at 0.2, for with 0.02 the first blocks' outputs drown them and HGRN2 stays at chance for long.
     """
 
     pooling: str = "last"
@@ -50,6 +51,7 @@ class LengthExtrapolation(SequenceClassification):
     longest: int = 40
     test_longest: int = 256
     valid_words: int = 64
+    embedding_std: float = 0.2
 
     metric: ClassVar[Metric] = Metric("accuracy", "longer than in training", higher_is_better=True)
     symbols: ClassVar[str]
@@ -119,9 +121,11 @@ class LengthExtrapolation(SequenceClassification):
     def measure(self, model: nn.Module, backbone: BackboneConfig) -> Measurements:
         """The extrapolation curve."""
         curve = self.accuracy_by_length(model)
+        extrapolation = Series("length of the word", "accuracy", list(curve.items()), mark=self.longest)
         return Measurements(
             {f"length {length}": accuracy for length, accuracy in curve.items()},
             f"Accuracy by length of the word; words of {self.shortest} to {self.longest} symbols were trained on.",
+            series={"length extrapolation": extrapolation},
         )
 
     def _lengths(self, split: str, rng: np.random.Generator) -> list[int]:

@@ -24,7 +24,8 @@ from mixerzoo.tasks.base import Batch, Metric, Task
 from mixerzoo.tasks.config import BackboneConfig
 from mixerzoo.tasks.lm.model import IGNORED, LanguageModel, token_loss
 
-VALID_SEED = 2**31  # training seeds lie below it, so the two splits never share a random stream
+VALID_SEED = 2**31  # training seeds lie below it, so that no splits share a random stream
+HELD_OUT_SEEDS = {"valid": VALID_SEED, "test": VALID_SEED + 1}
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ class MQAR(Task):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the validation set and of the first training sequences, so that a changed random stream shows."""
-        parts = (generate(self, np.random.default_rng(seed), 64) for seed in (VALID_SEED, 0))
+        """Of the held-out sets' and the first training sequences, so that a changed random stream shows."""
+        parts = (generate(self, np.random.default_rng(seed), 64) for seed in (*HELD_OUT_SEEDS.values(), 0))
         return hashlib.sha256(b"".join(array.tobytes() for part in parts for array in part)).hexdigest()[:16]
 
     def build_model(self, backbone: BackboneConfig) -> nn.Module:
@@ -80,7 +81,7 @@ class MQAR(Task):
             rng = np.random.default_rng(seed)
             while True:
                 yield _as_batch(*generate(self, rng, batch_size))
-        inputs, labels = generate(self, np.random.default_rng(VALID_SEED), self.valid_sequences)
+        inputs, labels = generate(self, np.random.default_rng(HELD_OUT_SEEDS[split]), self.valid_sequences)
         for first in range(0, self.valid_sequences, batch_size):
             yield _as_batch(inputs[first : first + batch_size], labels[first : first + batch_size])
 

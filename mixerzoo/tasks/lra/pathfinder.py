@@ -52,6 +52,8 @@ class Pathfinder(PixelClassification):
         "train.batch_size": 32,
         "train.lr": 3e-3,
         "train.evaluate_every": 200,
+        "train.weight_decay": 0.0,
+        "backbone.norm": "batch",  # as published; with a norm a token, black pixels are as loud as the curves
     }
 
     def __post_init__(self) -> None:
