@@ -1,111 +1,199 @@
 """Arms: the runs of a grid that differ in nothing but their seed.
 
 Whatever else differs between the arms of one mixer becomes part of their name, so runs with different settings or data
-are never averaged.
+are never averaged, unless a regrouping asks for just that.
 """
 
 from __future__ import annotations
 
 import json
-import statistics
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-from mixerzoo.tasks.config import flatten
+from mixerzoo.tasks.config import readable
 
+from . import statistics
+from .columns import FOLDER, MIXER, columns, identity, mixer_label, settings
+from .formats import show_value
+from .statistics import Comparison, Interval
 from .store import Row
 
-HIDDEN = "backbone.channel_mixer.hidden"
+# What a matching solves for, and what follows from a task: no part of a name where the rest tells the arms apart.
+CONSEQUENCES = ("data", "backbone.channel_mixer.hidden", "backbone.dim", "backbone.depth")
+ABSENT = "absent"
 
 
 @dataclass(frozen=True)
 class Arm:
-    """Runs that differ only in their seed. `variant` holds the settings that tell it from other arms of its mixer."""
+    """Runs that differ only in their seed.
+
+    variant: the settings that tell it from other arms of its mixer, by their readable paths.
+    chosen: what a search chose for it.
+    """
 
     task: str
     mixer: str
     variant: Mapping[str, Any]
     rows: tuple[Row, ...]
+    chosen: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def label(self) -> str:
-        return ", ".join(
-            [self.mixer, *(f"{short_path(path)}={show_value(value)}" for path, value in self.variant.items())]
-        )
+        return _join(self.mixer, self.variant)
 
-    @property
-    def finished(self) -> list[Row]:
-        return [row for row in self.rows if row.finished]
+    @cached_property
+    def model_label(self) -> str:
+        """The label without what belongs to the task: the same on every task."""
+        return _join(self.mixer, {path: value for path, value in self.variant.items() if not path.startswith("task.")})
 
-    @property
+    @cached_property
+    def task_label(self) -> str:
+        """The task with what was varied of it."""
+        return _join(self.task, {path: value for path, value in self.variant.items() if path.startswith("task.")})
+
+    @cached_property
+    def done(self) -> list[Row]:
+        """The runs with a value."""
+        return [row for row in self.rows if row.status == "done" and row.result.get("value") is not None]
+
+    @cached_property
+    def lost(self) -> list[Row]:
+        """The runs that should have a value and have none; what a search gave up is not among them."""
+        return [row for row in self.rows if row.status != "stopped" and row not in self.done]
+
+    @cached_property
     def values(self) -> list[float]:
-        return [row.result["value"] for row in self.rows if row.status == "done"]
+        return [row.result["value"] for row in self.done]
 
-    @property
+    @cached_property
+    def by_seed(self) -> dict[int, float]:
+        """A value a seed, for pairing; where a regrouping has put several runs of a seed together, their mean."""
+        groups = defaultdict(list)
+        for row in self.done:
+            groups[row.config["seed"]].append(row.result["value"])
+        return {seed: statistics.mean(values) for seed, values in groups.items()}
+
+    @cached_property
     def mean(self) -> float | None:
-        return _mean(self.values)
+        return statistics.mean(self.values) if self.values else None
+
+    @cached_property
+    def std(self) -> float | None:
+        return statistics.std(self.values)
+
+    @cached_property
+    def interval(self) -> Interval | None:
+        return statistics.interval(self.values)
 
     @property
-    def std(self) -> float | None:
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
+    def metric(self) -> Mapping[str, Any]:
+        """Name, unit and direction; empty as long as no run has told them."""
+        return next((row.result["metric"] for row in self.rows if "metric" in row.result), {})
+
+    @property
+    def higher_is_better(self) -> bool:
+        return bool(self.metric.get("higher_is_better", True))
 
     def average(self, key: str) -> float | None:
-        return _mean([row.result[key] for row in self.finished])
+        """The mean over the runs with a value that have this number; over all that have it, where none has a value."""
+        numbers = [row.result[key] for row in self.done or self.rows if row.result.get(key) is not None]
+        return statistics.mean(numbers) if numbers else None
 
-    @property
+    @cached_property
     def measurements(self) -> dict[str, float | None]:
         """Means over the seeds of what the task measured besides."""
-        rows = [row.result.get("measurements", {}).get("values", {}) for row in self.finished]
-        return {name: _mean([row[name] for row in rows if name in row]) for row in rows for name in row}
+        numbers = defaultdict(list)
+        for row in self.done:
+            for name, value in row.result.get("measurements", {}).get("values", {}).items():
+                numbers[name].append(value)
+        known = {name: [value for value in values if value is not None] for name, values in numbers.items()}
+        return {name: statistics.mean(values) if values else None for name, values in known.items()}
 
-    @property
+    @cached_property
     def maps(self) -> dict[str, list[list[float]]]:
         """What the task drew, its means over the seeds."""
-        rows = [row.result.get("measurements", {}).get("maps", {}) for row in self.finished]
-        return {name: _mean_map([row[name] for row in rows if name in row]) for row in rows for name in row}
+        maps = defaultdict(list)
+        for row in self.done:
+            for name, lines in row.result.get("measurements", {}).get("maps", {}).items():
+                maps[name].append(lines)
+        return {
+            name: [[statistics.mean(cells) for cells in zip(*lines, strict=True)] for lines in zip(*drawn, strict=True)]
+            for name, drawn in maps.items()
+        }
+
+    def versus(self, baseline: Arm) -> Comparison | None:
+        return statistics.compare(self.by_seed, baseline.by_seed, higher_is_better=self.higher_is_better)
 
 
-def _mean_map(maps: Sequence[list[list[float]]]) -> list[list[float]]:
-    return [[statistics.fmean(cells) for cells in zip(*lines, strict=True)] for lines in zip(*maps, strict=True)]
+def arms(rows: Sequence[Row], *, by: Sequence[str] = (), tuned: Sequence[str] = ()) -> list[Arm]:
+    """Rows grouped by everything but the seed, best first within each task; arms without a value last.
 
-
-def arms(rows: Sequence[Row]) -> list[Arm]:
-    """Rows grouped by everything but the seed, best first within each task; arms without a value last."""
+    What differs in the task itself, or in the folder, is part of every arm's name, also of mixers that ran in one.
+    by: group by these canonical paths alone, and by the task. tuned: paths that a search decided, which make no arms.
+    """
     groups: dict[str, list[Row]] = {}
+    identities: dict[str, dict[str, Any]] = {}
+    ignored = ("seed", *tuned)
     for row in rows:
-        key = json.dumps({k: v for k, v in row.config.items() if k != "seed"}, sort_keys=True)
+        key = _group(row, by) if by else identity(row, ignored)
+        if key not in groups:
+            record = columns(row) if by else settings(row)
+            paths = by or [path for path in record if path not in ignored]
+            identities[key] = {path: record.get(path) for path in paths}
         groups.setdefault(key, []).append(row)
-    settings = [flatten({k: v for k, v in group[0].config.items() if k != "seed"}) for group in groups.values()]
-    names = [(group[0].config["task"]["name"], _mixer_label(group[0])) for group in groups.values()]
+    families, tasks = defaultdict(list), defaultdict(list)
+    for key, group in groups.items():
+        task = group[0].config["task"]["name"]
+        families[task, _mixers(group)].append(key)
+        shared = {path: value for path, value in identities[key].items() if path.startswith("task.") or path == FOLDER}
+        tasks[task].append(shared)
+    varied = {task: [] if by else _differing(own) for task, own in tasks.items()}
     result = []
-    for name, own, group in zip(names, settings, groups.values(), strict=True):
-        siblings = [other for other_name, other in zip(names, settings, strict=True) if other_name == name]
-        differing = [path for path in own if any(other.get(path) != own[path] for other in siblings)]
-        consequences = (HIDDEN, "data") if set(differing) - {HIDDEN, "data"} else ()
-        variant = {path: own[path] for path in differing if path not in consequences}
-        result.append(Arm(*name, variant, tuple(sorted(group, key=lambda row: row.config["seed"]))))
+    for (task, mixer), keys in families.items():
+        paths = [path for path in by if path not in ("task", MIXER)] or _differing([identities[key] for key in keys])
+        paths = list(dict.fromkeys([*varied[task], *paths]))
+        for key in keys:
+            variant = {readable(path): identities[key][path] for path in paths if path in identities[key]}
+            members = tuple(sorted(groups[key], key=lambda row: (row.config["seed"], row.run_id)))
+            result.append(Arm(task, mixer, variant, members, _chosen(members, tuned)))
     return sorted(result, key=_rank)
 
 
-def short_path(path: str) -> str:
-    return path.rpartition("backbone.mixer.")[2]
+def _group(row: Row, by: Sequence[str]) -> str:
+    record = columns(row)
+    return json.dumps([record["task"], *(record.get(path) for path in by)])
 
 
-def show_value(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _differing(identities: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The paths in which some differ, without those that follow from others as long as every arm stays distinct."""
+    if len(identities) == 1:
+        return []
+    paths = dict.fromkeys(path for own in identities for path in own)
+    differing = [path for path in paths if len({repr(own.get(path, ABSENT)) for own in identities}) > 1]
+    for consequence in CONSEQUENCES:
+        rest = [path for path in differing if path != consequence]
+        if len({repr([own.get(path, ABSENT) for path in rest]) for own in identities}) == len(identities):
+            differing = rest
+    return sorted(differing, key=lambda path: path != FOLDER)
 
 
-def _mean(numbers: Sequence[float]) -> float | None:
-    return statistics.fmean(numbers) if numbers else None
+def _mixers(group: Sequence[Row]) -> str:
+    labels = dict.fromkeys(mixer_label(row.config) for row in group)
+    return ", ".join(labels) if len(labels) <= 3 else f"{len(labels)} mixers"
+
+
+def _chosen(group: Sequence[Row], tuned: Sequence[str]) -> dict[str, Any]:
+    """The tuned paths on which all runs of the arm agree."""
+    records = [settings(row) for row in group] if tuned else []
+    return {readable(path): records[0][path] for path in tuned if len({repr(own.get(path)) for own in records}) == 1}
 
 
 def _rank(arm: Arm) -> tuple[str, bool, float]:
-    metric: Mapping[str, Any] = next((row.result["metric"] for row in arm.finished), {})
-    sign = -1 if metric.get("higher_is_better") else 1
-    return arm.task, arm.mean is None, sign * (arm.mean or 0.0)
+    return arm.task, arm.mean is None, (arm.mean or 0.0) * (-1 if arm.higher_is_better else 1)
 
 
-def _mixer_label(row: Row) -> str:
-    mixer = row.config["backbone"]["mixer"]
-    return "+".join(m["name"] for m in (mixer if isinstance(mixer, list) else [mixer]))
+def _join(name: str, variant: Mapping[str, Any]) -> str:
+    return ", ".join([name, *(f"{path}={show_value(value)}" for path, value in variant.items())])

@@ -1,97 +1,161 @@
-"""A grid is mixers x tasks x seeds; `expand` turns it into complete run configurations, and does nothing else.
+"""A grid is a question: mixers x tasks x varied settings x seeds, what is made equal, and what is searched for.
 
-Defaults are laid over each other in this order: the dataclasses', the mixer's entry in `MIXER_SETTINGS` and what the
-task asks of every mixer able to do it, the task's recipe, and last the user's settings.
+The same from keywords (`Grid.of`), from a TOML file (`read_grid`) and from the command line:
+
+    mixers = ["hgrn2", "gla"]               a name, or a pattern tiled over the depth: "hgrn2+attention"
+    tasks = ["diagnostics/mqar"]            a name, or a table: {name = "mqar", num_pairs = 8}
+    seeds = 3                               0, 1, 2; or a list
+    match = "params"                        params | flops | state, "params:hgrn2", "state:65536", or "none"
+    solve = "glu"                           glu | width | depth: what gets the size that matches
+    baseline = "attention"                  what the others are compared with, seed by seed
+    set.train.steps = 900                   a setting; "hgrn2:train.lr" = 3e-3, quoted, for one mixer or task
+    vary.mixer.expand = [16, 64, 128]       an axis
+    tune.train.lr = [1e-3, 3e-3, 1e-2]      searched for every arm alike; "1e-4..1e-1" with search = "asha", trials = 8
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import itertools
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from mixerzoo import mixer_info
-from mixerzoo.tasks import BackboneConfig, RunConfig, Task, TrainConfig, build_task
-from mixerzoo.tasks.config import assign, parse_setting
+from mixerzoo.registry.registry import unknown
+from mixerzoo.tasks import RunConfig, Task, build_task
+from mixerzoo.tasks.config import flatten
 
-# Keywords for the default job's dim=64; a mixer that is not here runs with its own defaults.
-MIXER_SETTINGS: Mapping[str, Mapping[str, Any]] = {
-    "attention": {"num_heads": 4},
-    "gla": {"num_heads": 4},
-    "hgrn2": {"expand": 16},
-    "retnet": {"num_heads": 4},
-}
+from .matching import Matching
+from .settings import Axis, Setting, check_reach, configure
+from .tuning import Candidates, Search
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
-@dataclass(frozen=True)
-class Setting:
-    """`train.lr=3e-3` for every run, or `hgrn2:train.lr=3e-3` for the runs of one mixer or one task."""
-
-    path: str
-    value: Any
-    scope: str = ""
-
-    @classmethod
-    def of(cls, path: str, value: Any) -> Setting:
-        """From a path that may have a prefix."""
-        scope, _, path = path.rpartition(":")
-        return cls(path, value, scope)
-
-    @classmethod
-    def parse(cls, text: str) -> Setting:
-        return cls.of(*parse_setting(text))
+KEYS = (
+    *("question", "mixers", "tasks", "seeds", "match", "solve", "baseline"),
+    *("set", "vary", "tune", "search", "trials", "choose_on"),
+)
 
 
 @dataclass(frozen=True)
 class Grid:
-    """What to compare. A mixer is a name, or a pattern of names tiled over the depth: `hgrn2+attention`."""
+    """What to compare, and how. `vary`: axes, of which every combination is run."""
 
     mixers: tuple[str, ...]
     tasks: tuple[str | Mapping[str, Any], ...]
     seeds: tuple[int, ...] = (0, 1)
     settings: tuple[Setting, ...] = ()
+    vary: tuple[Axis, ...] = ()
+    matching: Matching | None = field(default_factory=Matching)
+    search: Search | None = None
+    baseline: str | None = None
+    question: str = ""
+
+    @classmethod
+    def of(cls, **values: Any) -> Grid:
+        """From the keys of a question file, `Grid.of(mixers=["hgrn2"], tasks=["mqar"], vary={"mixer.expand": [1, 8]})`.
+
+        Raises ValueError for unknown keys and for values that no grid can have.
+        """
+        for key in values:
+            if key not in KEYS:
+                raise ValueError(unknown("key of a grid", key, KEYS))
+        tune = [Candidates.of(path, tried) for path, tried in flatten(values.get("tune", {})).items()]
+        search_keys = {"search": "method", "trials": "trials", "choose_on": "choose_on"}
+        search = {name: values[key] for key, name in search_keys.items() if values.get(key) is not None}
+        if search and not tune:
+            raise ValueError(f"{', '.join(search_keys)} say how to tune, but nothing is tuned; remedy: tune.train.lr")
+        grid = cls(
+            _strings(values.get("mixers", ()), "mixers"),
+            tuple(values.get("tasks", ())),
+            seeds_of(values.get("seeds", 2)),
+            tuple(Setting.of(path, value) for path, value in flatten(values.get("set", {})).items()),
+            tuple(Axis.of(path, tried) for path, tried in flatten(values.get("vary", {})).items()),
+            Matching.parse(values.get("match", "params"), values.get("solve")),
+            Search(tuple(tune), **search) if tune else None,
+            values.get("baseline"),
+            values.get("question", ""),
+        )
+        if grid.baseline is not None and grid.baseline not in grid.mixers:
+            raise ValueError(f"the baseline must be one of the mixers {', '.join(grid.mixers)}, got {grid.baseline!r}")
+        return grid
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, every path in its long form; `Grid.of(**values)` reads them back."""
+        matching, search = self.matching, self.search
+        return {
+            "question": self.question,
+            "mixers": list(self.mixers),
+            "tasks": list(self.tasks),
+            "seeds": list(self.seeds),
+            "set": {_path(setting): setting.value for setting in self.settings},
+            "vary": {_path(axis): list(axis.values) for axis in self.vary},
+            "match": f"{matching.quantity}:{matching.reference}" if matching else "none",
+            "solve": matching.solve if matching else None,
+            "baseline": self.baseline,
+            "tune": {c.path: list(c.values) or f"{c.low}..{c.high}" for c in (search.tune if search else ())},
+            "search": search.method if search else None,
+            "trials": search.trials if search else None,
+            "choose_on": search.choose_on if search else None,
+        }
+
+
+def read_grid(path: str | Path) -> dict[str, Any]:
+    """What a question file says, for `Grid.of`. Raises ValueError if it can't be read."""
+    path = Path(path).expanduser()
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot read the question {str(path)!r}: {error.strerror}") from error
+    except ValueError as error:
+        raise ValueError(f"the question {str(path)!r} is not TOML: {error}") from error
 
 
 def expand(grid: Grid) -> list[RunConfig]:
     """Every run of the grid, all of one seed before the next, so that an interrupted grid already has a whole table.
 
-    Raises ValueError for unknown names, unknown keys, settings that fit no run, and data that cannot be read.
+    Nothing is matched or searched for yet. Raises ValueError for unknown names, unknown keys, settings that reach no
+    run, and data that cannot be read.
     """
     for what, values in (("mixer", grid.mixers), ("task", grid.tasks), ("seed", grid.seeds)):
         if not values:
             raise ValueError(f"a grid needs at least one {what}")
     tasks = [build_task(task) for task in grid.tasks]
-    scopes = {*grid.mixers, *(task.name for task in tasks)}
-    for setting in grid.settings:
-        if setting.scope and setting.scope not in scopes:
-            known = ", ".join(sorted(scopes))
-            raise ValueError(f"the setting {setting.scope}:{setting.path} fits no run; known prefixes here: {known}")
-    runs = [
-        configure(mixer, task, seed, grid.settings)
-        for seed in dict.fromkeys(grid.seeds)
+    mixers = list(dict.fromkeys(grid.mixers))
+    for setting in (*grid.settings, *(axis.settings[0] for axis in grid.vary)):
+        check_reach(setting, mixers, tasks)
+    cells = [
+        configure(mixer, task, 0, (*grid.settings, *combination))
         for task in tasks
-        for mixer in dict.fromkeys(grid.mixers)
+        for combination in itertools.product(*(axis.settings for axis in grid.vary))
+        for mixer in mixers
     ]
     shared: dict[Task, Task] = {}  # one instance of equal tasks, so that its data are read and hashed once
-    runs = [replace(run, task=shared.setdefault(run.task, run.task)) for run in runs]
+    distinct = {_text(cell): replace(cell, task=shared.setdefault(cell.task, cell.task)) for cell in cells}
     for task in shared:
         _ = task.fingerprint
-    return runs
+    return [replace(cell, seed=seed) for seed in dict.fromkeys(grid.seeds) for cell in distinct.values()]
 
 
-def configure(mixer: str, task: Task, seed: int, settings: tuple[Setting, ...] = ()) -> RunConfig:
-    """One run with all defaults applied."""
-    pattern = [mixer_config(name, task) for name in mixer.split("+")]
-    backbone = BackboneConfig(mixer=pattern if len(pattern) > 1 else pattern[0])
-    values: Any = RunConfig(task, backbone, TrainConfig(), seed).to_dict()
-    for setting in (*(Setting.of(path, value) for path, value in task.recipe.items()), *settings):
-        if setting.scope in ("", mixer, task.name):
-            values = assign(values, setting.path, setting.value)
-    return RunConfig.from_dict(values)
+def seeds_of(seeds: int | Sequence[int]) -> tuple[int, ...]:
+    """A count stands for 0, 1, ..."""
+    return tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
 
 
-def mixer_config(name: str, task: Task) -> dict[str, Any]:
-    """A mixer's configuration on a task: its settings and those of the task's keywords that it is capable of."""
-    capabilities = mixer_info(name).capabilities
-    asked = {keyword: value for keyword, value in task.mixer_keywords.items() if keyword in capabilities}
-    return {"name": name, **MIXER_SETTINGS.get(name, {}), **asked}
+def _path(setting: Setting | Axis) -> str:
+    return f"{setting.scope}:{setting.path}" if setting.scope else setting.path
+
+
+def _strings(values: Any, what: str) -> tuple[str, ...]:
+    if isinstance(values, str) or not all(isinstance(value, str) for value in values):
+        raise ValueError(f"{what} must be a list of names, got {values!r}")
+    return tuple(values)
+
+
+def _text(run: RunConfig) -> str:
+    return json.dumps(run.to_dict(), sort_keys=True)

@@ -1,104 +1,166 @@
-"""Parameter matching: every model of a task gets the GLU width that brings its size closest to one common target.
+"""Matching: models that differ in their mixers get the size that brings them closest to one common target.
 
 Mixers differ in size (RetNet has twice attention's projections), so a comparison at equal width and depth would favour
-the larger. Total parameters are affine in the GLU width, which two counts on the meta device determine exactly.
+the larger. What is made equal is the number of parameters, the forward FLOPs of a training sequence, or the state at
+T = 1024; what is solved for is the width of the GLU, the model's width, or its depth.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-import torch
-
+from mixerzoo.mixers.base import check_choice
+from mixerzoo.registry.registry import unknown
 from mixerzoo.tasks import BackboneConfig, RunConfig, Task
 
-from .grid import mixer_config
+from .cost import CannotBuild, count_parameters, model_cost
+from .settings import Setting, configure
 
 TOLERANCE = 0.01
-SMALL = 2**20
+WIDTHS = 8  # a width that is solved for is a multiple of it
+MOST_WIDTHS, MOST_LAYERS = 16384, 256
+QUANTITIES = ("params", "flops", "state")
+SOLVED = {"params": "glu", "flops": "glu", "state": "width"}
+
+
+@dataclass(frozen=True)
+class Matching:
+    """quantity: params | flops | state. solve: glu | width | depth; None: the GLU's width, for the state the model's.
+
+    reference: the mixer whose model, as configured, sets the target; or the target itself.
+    """
+
+    quantity: str = "params"
+    reference: str | int = "attention"
+    solve: str | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("matched quantity", self.quantity, QUANTITIES)
+        check_choice("solved size", self.solved, ("glu", "width", "depth"))
+        if (self.quantity, self.solved) == ("state", "glu"):
+            raise ValueError("the state doesn't depend on the GLU; remedy: --solve width or depth")
+
+    @classmethod
+    def parse(cls, text: str, solve: str | None = None) -> Matching | None:
+        """`params`, `flops:gla`, `state:65536`; None for `none`. Raises ValueError for another quantity."""
+        quantity, colon, reference = text.partition(":")
+        if text == "none":
+            return None
+        if quantity not in QUANTITIES:
+            raise ValueError(unknown("quantity to match", quantity, [*QUANTITIES, "none"]))
+        if colon and not reference:
+            raise ValueError(f"--match {text} names no reference; remedy: {quantity}:MIXER or {quantity}:NUMBER")
+        target = int(reference) if reference.isdigit() else reference or "attention"
+        return cls(quantity, target, solve)
+
+    @property
+    def solved(self) -> str:
+        return self.solve or SOLVED[self.quantity]
 
 
 class Match(NamedTuple):
-    """A run with its GLU width solved, and how near it came; as it was, with no count, if its model can't be built."""
+    """A run with its size solved, and how near it came; as it was, with no size, if its model can't be built."""
 
     run: RunConfig
-    parameters: int | None
+    size: int | None
     target: int
 
     @property
     def mismatch(self) -> float:
-        return 0.0 if self.parameters is None else self.parameters / self.target - 1
+        return 0.0 if self.size is None else self.size / self.target - 1
 
 
-class CannotBuild(RuntimeError):
-    """A mixer's constructor broke down. Its runs will fail in the same way, each as a row; the others go on."""
+def match(run: RunConfig, matching: Matching, settings: Sequence[Setting] = ()) -> Match:
+    """The run with the size that comes nearest to the target. `settings` reach the reference mixer as they do runs.
 
-
-def match_parameters(runs: Sequence[RunConfig], reference: str | int = "attention") -> list[Match]:
-    """Solve every run's GLU width for a number of parameters common to its task.
-
-    reference: the mixer whose model, with the configured GLU multiplier, sets the target; or the target itself.
-    Raises ValueError where no width comes within 1 % of the target.
+    Raises ValueError if its GLU doesn't come within 1 % of it, and if no width or depth can be built. Widths and depths
+    are coarse: how far they stay from the target is the match's `mismatch`.
     """
-    solved: dict[str, Match] = {}  # seeds share a model
-    for run in runs:
-        model = repr((run.task, run.backbone))
-        if model not in solved:
-            solved[model] = _match(run, reference)
-    matches = [solved[repr((run.task, run.backbone))] for run in runs]
-    return [
-        match._replace(run=replace(match.run, train=run.train, seed=run.seed))
-        for run, match in zip(runs, matches, strict=True)
-    ]
-
-
-def count_parameters(task: Task, backbone: BackboneConfig) -> int:
-    """Parameters of a task's model.
-
-    A small model is built to be counted, which takes a millisecond; a large one stays on the meta device, whose first
-    use imports for a second or two.
-    """
-    small = backbone.dim**2 * backbone.depth <= SMALL
+    target = target_size(run, matching, settings)
     try:
-        with torch.device("cpu" if small else "meta"):
-            return sum(parameter.numel() for parameter in task.build_model(backbone).parameters())
-    except ValueError:
-        raise
-    except Exception as error:
-        raise CannotBuild(f"{type(error).__name__}: {error}") from error
-
-
-def target_size(run: RunConfig, reference: str | int) -> int:
-    """The number of parameters that this run's model should have."""
-    if isinstance(reference, int):
-        return reference
-    return count_parameters(run.task, replace(run.backbone, mixer=mixer_config(reference, run.task)))
-
-
-def _match(run: RunConfig, reference: str | int) -> Match:
-    what = f"{run.backbone.label} on {run.task.name}"
-    if run.backbone.channel_mixer is None:
-        raise ValueError(f"{what} has no channel mixer, so its size cannot be matched; remedy: --match none")
-    target = target_size(run, reference)
-    try:
-        first, second = (count_parameters(run.task, _with_hidden(run, hidden).backbone) for hidden in (1, 2))
+        solve = {"glu": _solve_glu, "width": _solve_width, "depth": _solve_depth}[matching.solved]
+        backbone = solve(run, matching.quantity, target)
+        return Match(replace(run, backbone=backbone), measure(run.task, backbone, matching.quantity), target)
     except CannotBuild:
         return Match(run, None, target)
-    hidden = max(1, round(1 + (target - first) / (second - first)))
-    matched = _with_hidden(run, hidden)
-    parameters = count_parameters(run.task, matched.backbone)
-    match = Match(matched, parameters, target)
-    if abs(match.mismatch) > TOLERANCE:
+
+
+def checked(run: RunConfig) -> Match:
+    """The run as it is, whose model can be built. Raises ValueError for a setting that its mixer refuses."""
+    try:
+        size = count_parameters(run.task, run.backbone)
+        return Match(run, size, size)
+    except CannotBuild:
+        return Match(run, None, 0)
+
+
+def measure(task: Task, backbone: BackboneConfig, quantity: str) -> int:
+    """A model's size in the quantity that is matched."""
+    if quantity == "params":
+        return count_parameters(task, backbone)
+    cost = model_cost(task, backbone)
+    return cost.flops if quantity == "flops" else cost.state
+
+
+def target_size(run: RunConfig, matching: Matching, settings: Sequence[Setting] = ()) -> int:
+    """What this run's model should measure: the reference mixer in its place, or the number."""
+    if isinstance(matching.reference, int):
+        return matching.reference
+    reference = configure(matching.reference, run.task, run.seed, settings).backbone.mixer
+    return measure(run.task, replace(run.backbone, mixer=reference), matching.quantity)
+
+
+def _solve_glu(run: RunConfig, quantity: str, target: int) -> BackboneConfig:
+    """Parameters and FLOPs are affine in the GLU's width, which two counts determine exactly."""
+    what = f"{run.backbone.label} on {run.task.name}"
+    if run.backbone.channel_mixer is None:
         raise ValueError(
-            f"{what} cannot be brought to {target:,} parameters: the nearest GLU width, {hidden}, gives "
-            f"{parameters:,}; remedy: a target of {first:,} or more, or --match none"
+            f"{what} has no channel mixer, so its width cannot be solved for; remedy: --match none, or --solve width"
         )
-    return match
+    first, second = (measure(run.task, _with_hidden(run.backbone, hidden), quantity) for hidden in (1, 2))
+    backbone = _with_hidden(run.backbone, max(1, round(1 + (target - first) / (second - first))))
+    size = measure(run.task, backbone, quantity)
+    if abs(size / target - 1) > TOLERANCE:
+        assert backbone.channel_mixer is not None
+        unit = {"params": "parameters", "flops": "FLOPs"}[quantity]
+        raise ValueError(
+            f"{what} cannot be brought to {target:,} {unit}: the nearest GLU width, {backbone.channel_mixer.hidden}, "
+            f"gives {size:,}; remedy: a target of {first:,} or more, --solve width, or --match none"
+        )
+    return backbone
 
 
-def _with_hidden(run: RunConfig, hidden: int) -> RunConfig:
-    assert run.backbone.channel_mixer is not None
-    glu = replace(run.backbone.channel_mixer, hidden=hidden)
-    return replace(run, backbone=replace(run.backbone, channel_mixer=glu))
+def _with_hidden(backbone: BackboneConfig, hidden: int) -> BackboneConfig:
+    assert backbone.channel_mixer is not None
+    return replace(backbone, channel_mixer=replace(backbone.channel_mixer, hidden=hidden))
+
+
+def _solve_width(run: RunConfig, quantity: str, target: int) -> BackboneConfig:
+    widths = range(WIDTHS, MOST_WIDTHS + 1, WIDTHS)
+    return _nearest((replace(run.backbone, dim=dim) for dim in widths), run, quantity, target)
+
+
+def _solve_depth(run: RunConfig, quantity: str, target: int) -> BackboneConfig:
+    depths = range(1, MOST_LAYERS + 1)
+    return _nearest((replace(run.backbone, depth=depth) for depth in depths), run, quantity, target)
+
+
+def _nearest(candidates: Iterable[BackboneConfig], run: RunConfig, quantity: str, target: int) -> BackboneConfig:
+    """The one nearest to the target, of candidates that grow; widths that a mixer can't have are passed over."""
+    best: tuple[float, BackboneConfig] | None = None
+    reason: Exception | None = None
+    for backbone in candidates:
+        try:
+            size = measure(run.task, backbone, quantity)
+        except ValueError as error:
+            reason = error
+            continue
+        if best is None or abs(size - target) < best[0]:
+            best = abs(size - target), backbone
+        if size >= target:
+            break
+    if best is None:
+        raise ValueError(f"{run.backbone.label} on {run.task.name} has no size that can be built: {reason}")
+    return best[1]

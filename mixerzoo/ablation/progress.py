@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
 
@@ -13,20 +13,19 @@ from rich.table import Table
 
 from mixerzoo.tasks import RunConfig
 
-from . import worker
-from .engine import Event, Started
-from .worker import Finished
+from .events import Event, Finished, Planned, Started
+from .events import Progress as Step
 
 LINE_EVERY = 15.0
 
 
 @contextmanager
-def show_progress(runs: Sequence[RunConfig], console: Console) -> Iterator[Callable[[Event], None]]:
-    """An observer for `run_pool` that draws what happens to these runs while the block lasts."""
+def show_progress(runs: int, steps: int, console: Console) -> Iterator[Callable[[Event], None]]:
+    """An observer that draws what happens while the block lasts. So many runs are expected, of so many steps in all."""
     if not console.is_terminal:
         yield _Lines(runs, console).observe
         return
-    table = _LiveTable(runs, console)
+    table = _LiveTable(steps, console)
     with Live(get_renderable=table.render, console=console, refresh_per_second=4):
         yield table.observe
 
@@ -39,22 +38,28 @@ def outcome(run: RunConfig, finished: Finished) -> str:
     """`accuracy 0.9812 in 24 s`, or what went wrong."""
     result = finished.result
     if result["status"] == "done":
-        return f"{run.task.metric.name} {result['value']:.4f} in {result['seconds']:.0f} s"
+        value = "not finite" if result["value"] is None else f"{result['value']:.4f}"
+        return f"{run.task.metric.name} {value} in {result['seconds']:.0f} s"
     if result["status"] == "diverged":
         return f"diverged at step {result['steps']}"
-    return f"failed: {result['error']}"
+    if result["status"] == "stopped":
+        return f"given up at step {result['steps']}"
+    return f"{result['status']}: {result['error']}"
 
 
 class _Lines:
     """One line when a run starts and ends, and one now and then between."""
 
-    def __init__(self, runs: Sequence[RunConfig], console: Console) -> None:
-        self.runs = {run.run_id: run for run in runs}
+    def __init__(self, expected: int, console: Console) -> None:
+        self.runs: dict[str, RunConfig] = {}
+        self.expected, self.ended = expected, 0
         self.console = console
-        self.ended = 0
         self.last_line: dict[str, float] = {}
 
     def observe(self, event: Event) -> None:
+        if isinstance(event, Planned):
+            self.runs[event.run_id] = event.run
+            return
         run = self.runs[event.run_id]
         if isinstance(event, Started):
             self._print(run, "started")
@@ -67,18 +72,18 @@ class _Lines:
 
     def _print(self, run: RunConfig, text: str) -> None:
         self.last_line[run.run_id] = monotonic()
-        width = len(str(len(self.runs)))
-        line = f"[{self.ended:>{width}}/{len(self.runs)}] {describe(run)}: {text}"
+        width = len(str(self.expected))
+        line = f"[{self.ended:>{width}}/{self.expected}] {describe(run)}: {text}"
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 class _LiveTable:
     """A row per running run, and a bar over the steps of all of them."""
 
-    def __init__(self, runs: Sequence[RunConfig], console: Console) -> None:
-        self.runs = {run.run_id: run for run in runs}
+    def __init__(self, steps: int, console: Console) -> None:
+        self.runs: dict[str, RunConfig] = {}
         self.console = console
-        self.running: dict[str, worker.Progress | None] = {}
+        self.running: dict[str, Step | None] = {}
         self.last_metric: dict[str, float] = {}
         self.steps_done: dict[str, int] = {}
         self.total = Progress(
@@ -91,9 +96,12 @@ class _LiveTable:
             speed_estimate_period=120,
             console=console,
         )
-        self.bar = self.total.add_task("steps", total=sum(run.train.steps for run in runs))
+        self.bar = self.total.add_task("steps", total=steps)
 
     def observe(self, event: Event) -> None:
+        if isinstance(event, Planned):
+            self.runs[event.run_id] = event.run
+            return
         run = self.runs[event.run_id]
         if isinstance(event, Started):
             self.running[event.run_id] = None
@@ -120,7 +128,7 @@ class _LiveTable:
         return Group(table, self.total)
 
 
-def _cells(run: RunConfig, progress: worker.Progress, metric: float | None) -> tuple[str, ...]:
+def _cells(run: RunConfig, progress: Step, metric: float | None) -> tuple[str, ...]:
     left = progress.seconds / progress.step * (run.train.steps - progress.step)
     return (
         f"{progress.step}/{run.train.steps}",

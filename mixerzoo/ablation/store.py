@@ -1,25 +1,36 @@
 """Results on disk: one directory per run, append-only curves, atomic results. A kill at any moment leaves what loads.
 
-    runs/<name>/<run_id>/config.json   the resolved configuration and the data's fingerprint
-                         curve.jsonl   one learning-curve point per line, written as it happens; a torn line is dropped
-                         log.txt       whatever the run printed, its traceback included
-                         result.json   written once, at the end, by renaming: it is there and whole, or not there
+    runs/<name>/<run_id>/config.json    the resolved configuration and the data's fingerprint
+                         curve.jsonl    one learning-curve point per line, written as it happens; a torn line is dropped
+                         log.txt        whatever the run printed, its traceback included
+                         checkpoint.pt  where an unfinished run goes on; gone when it is finished
+                         result.json    written once, at the end, by renaming: it is there and whole, or not there
+                         claim          locked by the process that carries the run out
+                         stop           there if the run is to end at its next point
 
-A run's status is done, diverged (a result too), failed (tried again on the next call) or unfinished (no result.json).
+A run's status is done, diverged or stopped (given up by a search), which are results; failed or out of memory, which
+the next call tries again; or unfinished, which it goes on with.
 """
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 from mixerzoo.tasks import RunConfig
 from mixerzoo.tasks.files import read_json, to_json, write_atomically
 
-FINISHED = ("done", "diverged")
+FINISHED = ("done", "diverged", "stopped")
+LEFTOVERS = ("result.json", "curve.jsonl", "log.txt", "events.out.tfevents.*", ".*.json.*", ".checkpoint.pt.*")
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+LOOK_AGAIN = 0.5
 
 
 @dataclass(frozen=True)
@@ -41,18 +52,55 @@ class Row:
 
 
 class Store:
-    """The directory of one ablation."""
+    """The directory of one ablation. Any number of runners may work in it at the same time."""
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
 
-    def start(self, run: RunConfig) -> None:
-        """Begin a run, or begin it again: what an earlier attempt left behind goes."""
-        directory = self.root / run.run_id
+    @contextmanager
+    def claim(self, run_id: str, *, patient: bool = False) -> Iterator[bool]:
+        """Whether this process alone may write on a run while the block lasts. patient: wait until it may.
+
+        A lock of the operating system: it ends with the process that holds it, kill -9 included.
+        """
+        import fcntl  # which Windows lacks
+
+        directory = self.root / run_id
         directory.mkdir(parents=True, exist_ok=True)
-        for leftover in ("result.json", "curve.jsonl", "log.txt"):
-            (directory / leftover).unlink(missing_ok=True)
-        write_atomically(directory / "config.json", to_json({**run.to_dict(), "data": run.task.fingerprint}))
+        with open(directory / "claim", "ab") as file:
+            os.set_inheritable(file.fileno(), True)  # a run's own processes may outlive this one
+            held = _lock(file.fileno(), fcntl)
+            while patient and not held:
+                sleep(LOOK_AGAIN)
+                held = _lock(file.fileno(), fcntl)
+            yield held
+
+    def start(self, run: RunConfig) -> None:
+        """Begin a run, or take it up again."""
+        self.begin(run.run_id, configuration(run))
+
+    def begin(self, run_id: str, config: Mapping[str, Any]) -> None:
+        """The same for a configuration read before. Of an earlier attempt only the checkpoint stays."""
+        directory = self.root / run_id
+        directory.mkdir(parents=True, exist_ok=True)
+        for pattern in LEFTOVERS:
+            for leftover in directory.glob(pattern):
+                leftover.unlink(missing_ok=True)
+        write_atomically(directory / "config.json", to_json(config))
+
+    def give_up(self, run: RunConfig, result: Mapping[str, Any]) -> bool:
+        """Give a run whose process died this result, if it left none. False if another process has taken it over."""
+        with self.claim(run.run_id) as ours:
+            if ours and not self.finished(run.run_id):
+                if not (self.root / run.run_id / "config.json").exists():
+                    self.start(run)
+                self.record(run.run_id).finish(result)
+            return ours
+
+    def stop(self, run_id: str) -> None:
+        """Ask for a run's end at the next point of its curve, or at its first one."""
+        (self.root / run_id).mkdir(parents=True, exist_ok=True)
+        (self.root / run_id / "stop").touch()
 
     def record(self, run_id: str) -> RunRecord:
         """A run that has been started, to write on."""
@@ -60,20 +108,20 @@ class Store:
 
     def result(self, run_id: str) -> dict[str, Any]:
         """What result.json holds; empty when there is none."""
-        return read_json(self.root / run_id / "result.json") or {}
+        return self.record(run_id).result
 
     def finished(self, run_id: str) -> bool:
         return self.result(run_id).get("status") in FINISHED
 
     def rows(self) -> list[Row]:
         """Every run of the directory in the order of their ids, whatever state it is in."""
-        directories = sorted(path.parent for path in self.root.glob("*/config.json"))
         rows = []
-        for directory in directories:
-            config = read_json(directory / "config.json")
+        for run_id in sorted(os.listdir(self.root)) if self.root.is_dir() else []:
+            directory = os.path.join(self.root, run_id)
+            config = read_json(directory + "/config.json")
             if config is not None:
-                curve = tuple(_read_lines(directory / "curve.jsonl"))
-                rows.append(Row(directory.name, config, curve, self.result(directory.name)))
+                curve = tuple(read_lines(directory + "/curve.jsonl"))
+                rows.append(Row(run_id, config, curve, read_json(directory + "/result.json") or {}))
         return rows
 
 
@@ -82,6 +130,16 @@ class RunRecord:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.run_id = directory.name
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """What result.json holds; empty when there is none."""
+        return read_json(self.directory / "result.json") or {}
+
+    @property
+    def stopped(self) -> bool:
+        return (self.directory / "stop").exists()
 
     def append(self, point: Any) -> None:
         """Add a dataclass to the curve. One write a line: a kill tears at most the last one."""
@@ -89,18 +147,46 @@ class RunRecord:
             file.write((to_json(asdict(point), indent=None) + "\n").encode())
 
     def finish(self, result: Mapping[str, Any]) -> None:
+        """Write the result. What it takes to go on stays with a run that didn't get to its end."""
         write_atomically(self.directory / "result.json", to_json(result))
+        if result["status"] in FINISHED:
+            (self.directory / "checkpoint.pt").unlink(missing_ok=True)
 
 
-def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
+def configuration(run: RunConfig) -> dict[str, Any]:
+    """What config.json holds."""
+    return {**run.to_dict(), "data": run.task.fingerprint}
+
+
+def unwritable(error: BaseException) -> bool:
+    """Whether an error says that nothing more can be written: the disk is full, a quota reached, or it is read-only."""
+    return isinstance(error, OSError) and error.errno in UNWRITABLE
+
+
+def read_lines(path: str | Path) -> list[dict[str, Any]]:
+    """The objects in a file with one a line; what isn't whole is left out."""
     try:
-        lines = path.read_bytes().splitlines()
+        with open(path, "rb") as file:
+            lines = file.read().splitlines()
     except FileNotFoundError:
-        return
-    for line in lines:
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict):
-            yield value
+        return []
+    try:
+        values = json.loads(b"[" + b",".join(lines) + b"]")  # several times as fast as line by line
+    except ValueError:
+        values = [_parsed(line) for line in lines]
+    return [value for value in values if isinstance(value, dict)]
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def _lock(descriptor: int, fcntl: Any) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

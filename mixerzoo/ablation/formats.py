@@ -1,0 +1,46 @@
+"""Numbers as people read them: the same in tables, figures and sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+MOST_NAMES = 5  # in a sentence
+
+
+def number(value: float) -> str:
+    """A metric: four decimals, or fewer where it is large."""
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def signed(value: float) -> str:
+    return f"{'+' if value >= 0 else '-'}{number(abs(value))}"
+
+
+def whole(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def short(value: float) -> str:
+    """Three digits, or whole numbers where those are more."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def size(value: float) -> str:
+    """`256 B`, `4 KiB`, `1.5 MiB`."""
+    for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if value >= scale:
+            return f"{value / scale:.4g} {unit}"
+    return f"{value:.0f} B"
+
+
+def show_value(value: Any) -> str:
+    """A setting: `0.003`, `16`, `True`."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a, b`, with semicolons where the names themselves have commas, and the number of those beyond five."""
+    separator = "; " if any("," in name for name in names) else ", "
+    rest = f" and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else ""
+    return separator.join(names[:MOST_NAMES]) + rest

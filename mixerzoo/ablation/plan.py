@@ -1,0 +1,188 @@
+"""From a grid to its runs, matched and priced, before anything is trained; and then to carrying them out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from mixerzoo.tasks import RunConfig
+from mixerzoo.tasks.config import flatten, readable
+from mixerzoo.tasks.files import read_json, to_json, write_atomically
+
+from .events import Event, Planned
+from .grid import Grid, expand
+from .matching import Match, checked, match
+from .store import Store
+from .tuning import HalvingSearch, chosen_runs, trial_runs
+
+if TYPE_CHECKING:
+    from .engines import Engine, Observe
+    from .report import Report
+
+COARSE = 0.05  # a mismatch above this is warned of
+
+
+class Plan(NamedTuple):
+    """Every run of a grid with its size matched. `matches` is empty where nothing was asked to be equal.
+
+    left_out: sentences on cells that cannot be, such as an axis' value that a mixer refuses.
+    """
+
+    grid: Grid
+    runs: tuple[RunConfig, ...]
+    matches: tuple[Match, ...]
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def paths(self) -> list[str]:
+        """What is varied or searched for."""
+        tuned = self.grid.search.paths if self.grid.search else ()
+        return list(dict.fromkeys([*(axis.path for axis in self.grid.vary), *tuned]))
+
+    @property
+    def trials(self) -> list[RunConfig]:
+        """What runs first: the candidates of a search, or everything."""
+        return trial_runs(self.runs, self.grid.search) if self.grid.search else list(self.runs)
+
+    @property
+    def arms(self) -> int:
+        """Runs of one seed."""
+        return len(self.runs) // len(dict.fromkeys(run.seed for run in self.runs))
+
+    @property
+    def later(self) -> int:
+        """Runs that wait for a choice: of the seeds on which nothing is chosen, one an arm."""
+        if self.grid.search is None:
+            return 0
+        return self.arms * max(0, len(self.runs) // self.arms - self.grid.search.choose_on)
+
+
+def ablate(grid: Grid, directory: str | Path, engine: Engine | None = None, *, plots: bool = True) -> Report:
+    """Do what is missing of a grid's runs in a directory, by default on this machine's cores or GPUs, and report.
+
+    Raises ValueError for what `plan` raises it.
+    """
+    from .engines.local import LocalEngine
+    from .report import write_report
+
+    store = Store(directory)
+    carry_out(plan(grid), store, engine or LocalEngine(), lambda event: None)
+    return write_report(store, plots=plots)
+
+
+def plan(grid: Grid) -> Plan:
+    """Raises ValueError for what `expand` and `match` raise it; but single values of an axis are left out."""
+    runs = expand(grid)
+    seeds = dict.fromkeys(run.seed for run in runs)
+    cells = runs[: len(runs) // len(seeds)]
+    matches, left_out = [], []
+    for cell in cells:
+        try:
+            matches.append(match(cell, grid.matching, grid.settings) if grid.matching else checked(cell))
+        except ValueError as error:
+            if not grid.vary:
+                raise
+            left_out.append(f"{_describe(cell, grid)} is left out: {error}")
+    if not matches:
+        raise ValueError(left_out[0])
+    every = [found._replace(run=replace(found.run, seed=seed)) for seed in seeds for found in matches]
+    return Plan(grid, tuple(found.run for found in every), tuple(every) if grid.matching else (), tuple(left_out))
+
+
+def _describe(cell: RunConfig, grid: Grid) -> str:
+    settings = flatten(cell.to_dict())
+    varied = [f"{readable(axis.path)}={settings[axis.path]}" for axis in grid.vary if axis.path in settings]
+    return f"{cell.backbone.label} on {cell.task.name} with {', '.join(varied)}"
+
+
+def describe_matching(planned: Plan) -> list[str]:
+    """A sentence for every target: what was made equal, and the model that is farthest from it."""
+    matching = planned.grid.matching
+    if matching is None:
+        return []
+    unit = {"params": "parameters", "flops": "forward FLOPs a sequence", "state": "bytes of state"}[matching.quantity]
+    groups: dict[tuple[str, int], list[Match]] = {}
+    for found in planned.matches:
+        if found.size is not None:
+            groups.setdefault((found.run.task.name, found.target), []).append(found)
+    lines = []
+    for (task, target), group in groups.items():
+        worst = max(group, key=lambda found: abs(found.mismatch))
+        warning = "; coarse, as widths and depths are" if abs(worst.mismatch) > COARSE else ""
+        lines.append(
+            f"{task}: {unit} matched to {target:,} by the {matching.solved}; "
+            f"farthest is {worst.run.backbone.label} with {worst.size:,} ({worst.mismatch:+.2%}){warning}"
+        )
+    return lines
+
+
+def carry_out(planned: Plan, store: Store, engine: Engine, observe: Observe) -> bool:
+    """Do every run that isn't finished; after a search, the further seeds with what was chosen.
+
+    False if there was nothing to do. The question stands in the store's grid.json from the start. Raises OSError if the
+    store cannot be written.
+    """
+    store.root.mkdir(parents=True, exist_ok=True)
+    asked = json.loads(to_json(planned.grid.to_dict()))
+    if read_json(store.root / "grid.json") != asked:
+        write_atomically(store.root / "grid.json", to_json(asked))
+    search, started = planned.grid.search, False
+
+    def announced(runs: Iterable[RunConfig]) -> Iterator[RunConfig]:
+        nonlocal started
+        for run in runs:
+            if not store.finished(run.run_id):
+                started = True
+                observe(Planned(run.run_id, run))
+                yield run
+
+    if search is not None and search.method == "asha":
+        halving = HalvingSearch(planned.runs, search, store)
+
+        def listen(event: Event) -> None:
+            halving.hear(event)
+            observe(event)
+
+        engine.run(announced(halving.runs()), store, listen)
+    else:
+        engine.run(announced(planned.trials), store, observe)
+    if search is not None:
+        engine.run(announced(chosen_runs(planned.runs, search, store.rows())), store, observe)
+    return started
+
+
+def describe(planned: Plan) -> str:
+    """How many runs."""
+    search = planned.grid.search
+    if search is None:
+        return f"{len(planned.runs)} runs"
+    trials = f"{search.trials_per_arm * planned.arms} trials, {search.trials_per_arm} an arm"
+    return f"{trials}, then {planned.later} runs with what they choose" if planned.later else trials
+
+
+def expected(planned: Plan, store: Store) -> tuple[int, int]:
+    """How many runs are to be done, and about how many steps in all: a search gives some up, and chooses others."""
+    search, (ended, known) = planned.grid.search, finished(planned, store)
+    runs = known - ended
+    if search is not None and (runs or not known):
+        trials = planned.trials or planned.runs * search.trials_per_arm
+        runs = sum(not store.finished(run.run_id) for run in trials[: search.trials_per_arm * planned.arms])
+        runs += planned.later
+    return runs, runs * sum(run.train.steps for run in planned.runs) // len(planned.runs)
+
+
+def finished(planned: Plan, store: Store) -> tuple[int, int]:
+    """How many of the runs that are known have come to an end, and how many are known."""
+    known = _known(planned, store)
+    return sum(store.finished(run.run_id) for run in known), len(known)
+
+
+def _known(planned: Plan, store: Store) -> list[RunConfig]:
+    search = planned.grid.search
+    if search is None:
+        return list(planned.runs)
+    runs = [*planned.trials, *chosen_runs(planned.runs, search, store.rows())]
+    return list({run.run_id: run for run in runs}.values())

@@ -1,0 +1,154 @@
+"""Settings of a run: what `--set` and `--vary` say, which runs it reaches, and one run with all of it applied.
+
+Defaults are laid over each other in this order: the dataclasses', the mixer's entry in `MIXER_SETTINGS` and what the
+task asks of every mixer able to do it, the task's recipe, the user's settings, and last a value from every axis. A
+setting reaches the runs that have it: `mixer.expand` those of mixers with that keyword, `task.length` those of tasks
+with that field. One that reaches none is an error.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from mixerzoo.registry.catalog import MIXERS, mixer_info
+from mixerzoo.registry.registry import unknown
+from mixerzoo.tasks import BackboneConfig, RunConfig, Task, TrainConfig
+from mixerzoo.tasks.base import TASKS
+from mixerzoo.tasks.config import assign, canonical, parse_setting, parse_values, readable
+
+# Keywords for the default job's dim=64; a mixer that is not here runs with its own defaults.
+MIXER_SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    "attention": {"num_heads": 4},
+    "gla": {"num_heads": 4},
+    "hgrn2": {"expand": 16},
+    "retnet": {"num_heads": 4},
+}
+MIXER_PATH, TASK_PATH = "backbone.mixer.", "task."
+
+
+@dataclass(frozen=True)
+class Setting:
+    """`train.lr=3e-3` for every run that has it, or `hgrn2:train.lr=3e-3` for the runs of one mixer or one task."""
+
+    path: str
+    value: Any
+    scope: str = ""
+
+    @classmethod
+    def of(cls, path: str, value: Any) -> Setting:
+        """From a path that may have a prefix and a short form."""
+        scope, _, path = path.rpartition(":")
+        return cls(canonical(path), value, scope)
+
+    @classmethod
+    def parse(cls, text: str) -> Setting:
+        return cls.of(*parse_setting(text))
+
+    def __str__(self) -> str:
+        return f"{self.scope}:{readable(self.path)}" if self.scope else readable(self.path)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A setting with several values, of which every run gets one: `mixer.expand=16,64,128`."""
+
+    path: str
+    values: tuple[Any, ...]
+    scope: str = ""
+
+    @classmethod
+    def of(cls, path: str, values: Sequence[Any]) -> Axis:
+        setting = Setting.of(path, None)
+        if not values:
+            raise ValueError(f"{setting} needs at least one value")
+        distinct = [value for index, value in enumerate(values) if value not in values[:index]]
+        return cls(setting.path, tuple(distinct), setting.scope)
+
+    @classmethod
+    def parse(cls, text: str) -> Axis:
+        path, equals, values = text.partition("=")
+        if not (equals and path.strip() and values.strip()):
+            raise ValueError(f"an axis must read path=value,value, got {text!r}; example: mixer.expand=16,64,128")
+        return cls.of(path.strip(), parse_values(values))
+
+    def __str__(self) -> str:
+        return str(self.settings[0])
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        return tuple(Setting(self.path, value, self.scope) for value in self.values)
+
+
+def configure(mixer: str, task: Task, seed: int, settings: Iterable[Setting] = ()) -> RunConfig:
+    """One run with all defaults applied, and the settings that reach it."""
+    pattern = [mixer_config(name, task) for name in mixer.split("+")]
+    backbone = BackboneConfig(mixer=pattern if len(pattern) > 1 else pattern[0])
+    values: Any = RunConfig(task, backbone, TrainConfig(), seed).to_dict()
+    for setting in (*(Setting.of(path, value) for path, value in task.recipe.items()), *settings):
+        if _reaches(setting, mixer, task):
+            values = _lay(values, setting)
+    return RunConfig.from_dict(values)
+
+
+def mixer_config(name: str, task: Task) -> dict[str, Any]:
+    """A mixer's configuration on a task: its settings and those of the task's keywords that it is capable of."""
+    capabilities = mixer_info(name).capabilities
+    asked = {keyword: value for keyword, value in task.mixer_keywords.items() if keyword in capabilities}
+    return {"name": name, **MIXER_SETTINGS.get(name, {}), **asked}
+
+
+def mixer_keywords(name: str) -> list[str]:
+    """What can be set of a mixer. Its width and direction belong to the model."""
+    parameters = list(inspect.signature(MIXERS.get(name).__init__).parameters)[1:]
+    return [keyword for keyword in parameters if keyword not in ("dim", "bidirectional")]
+
+
+def _reaches(setting: Setting, mixer: str, task: Task) -> bool:
+    """Whether a run has what is set."""
+    if setting.scope not in ("", mixer) and setting.scope not in _names(task):
+        return False
+    if setting.path.startswith(MIXER_PATH):
+        key = setting.path.removeprefix(MIXER_PATH).partition(".")[0]
+        return key.isdigit() or any(key in mixer_keywords(name) for name in mixer.split("+"))
+    if setting.path.startswith(TASK_PATH):
+        return setting.path.removeprefix(TASK_PATH).partition(".")[0] in _fields(task)
+    return True
+
+
+def check_reach(setting: Setting, mixers: Sequence[str], tasks: Sequence[Task]) -> None:
+    """Raises ValueError for a setting that reaches no run of these mixers on these tasks."""
+    scopes = {*mixers, *(name for task in tasks for name in _names(task))}
+    if setting.scope and setting.scope not in scopes:
+        raise ValueError(f"the setting {setting} fits no run; known prefixes here: {', '.join(sorted(scopes))}")
+    if any(_reaches(setting, mixer, task) for mixer in mixers for task in tasks):
+        return
+    names = itertools.chain.from_iterable(mixer.split("+") for mixer in mixers)
+    known = [f"mixer.{keyword}" for name in names for keyword in mixer_keywords(name)]
+    if setting.path.startswith(TASK_PATH):
+        known = [TASK_PATH + field for task in tasks for field in _fields(task)]
+    raise ValueError(unknown("setting", str(setting), sorted(set(known))))
+
+
+def _lay(values: Any, setting: Setting) -> Any:
+    """In a pattern, a keyword goes to every mixer that has it."""
+    pattern = values["backbone"]["mixer"]
+    key = setting.path.removeprefix(MIXER_PATH)
+    if not (isinstance(pattern, list) and setting.path.startswith(MIXER_PATH)) or key.partition(".")[0].isdigit():
+        return assign(values, setting.path, setting.value)
+    for place, mixer in enumerate(pattern):
+        if key.partition(".")[0] in mixer_keywords(mixer["name"]):
+            values = assign(values, f"{MIXER_PATH}{place}.{key}", setting.value)
+    return values
+
+
+def _names(task: Task) -> list[str]:
+    """`diagnostics/mqar` is `mqar` too."""
+    return [task.name, *TASKS.names_of(type(task))]
+
+
+def _fields(task: Task) -> list[str]:
+    return [field.name for field in fields(task)]

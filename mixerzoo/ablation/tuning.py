@@ -1,0 +1,211 @@
+"""An equal search for every arm of a grid: as many trials of the same candidates, chosen on validation data.
+
+    grid    every candidate is trained to the end
+    asha    Optuna's asynchronous successive halving (arXiv:1810.05934) gives up on trials that fall behind
+
+Only settings of the training can be searched for, so the model, and with it what was matched, stays the same. What is
+chosen is chosen on the grid's first seeds, on the split "valid"; the other seeds run with the choice alone, and
+what is reported is their test split.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+from mixerzoo.mixers.base import check_choice
+from mixerzoo.tasks import RunConfig, TrainConfig
+from mixerzoo.tasks.config import assign, canonical, flatten, from_dict, parse_values, readable
+
+from .choice import arm_of, choose
+from .events import Finished, Progress
+from .store import Row, Store, configuration
+
+if TYPE_CHECKING:
+    import optuna
+
+TUNABLE = "train."
+FIRST_RUNG, REDUCTION = 1, 3  # of successive halving: evaluations before the first cut, and what share of trials stays
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What is tried for one path: `train.lr=1e-3,3e-3,1e-2`, or a range `train.lr=1e-4..1e-1`, log-uniform."""
+
+    path: str
+    values: tuple[Any, ...] = ()
+    low: float = 0.0
+    high: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.path.startswith(TUNABLE):
+            raise ValueError(
+                f"only settings of the training can be tuned, train.lr for one, got {readable(self.path)!r}; "
+                "remedy: --vary, whose values are compared and not chosen from"
+            )
+        if not self.values and not 0 < self.low < self.high:
+            raise ValueError(f"{self.path} needs values, or a range with 0 < low < high, got {self.low}..{self.high}")
+
+    @classmethod
+    def parse(cls, text: str) -> Candidates:
+        path, _, values = text.partition("=")
+        if not values.strip():
+            raise ValueError(f"a search must read path=value,value or path=low..high, got {text!r}")
+        return cls.of(path.strip(), values.strip() if ".." in values else parse_values(values))
+
+    @classmethod
+    def of(cls, path: str, values: Any) -> Candidates:
+        """From a list of values, or a range as text."""
+        path = canonical(path)
+        if not isinstance(values, str):
+            return cls(path, tuple(dict.fromkeys(values)))
+        try:
+            low, high = map(float, values.split(".."))
+        except ValueError as error:
+            raise ValueError(f"{path} needs a list of values or a range such as 1e-4..1e-1, got {values!r}") from error
+        return cls(path, (), low, high)
+
+
+@dataclass(frozen=True)
+class Search:
+    """tune: paths and what is tried for them. trials: for every arm; None: every combination once.
+
+    choose_on: how many of the grid's seeds the choice is made on.
+    """
+
+    tune: tuple[Candidates, ...]
+    method: str = "grid"
+    trials: int | None = None
+    choose_on: int = 1
+
+    def __post_init__(self) -> None:
+        check_choice("search", self.method, ("grid", "asha"))
+        if self.method == "asha" and find_spec("optuna") is None:
+            raise ValueError("a search by asha needs Optuna; remedy: pip install 'mixerzoo[search]'")
+        ranges = [candidates.path for candidates in self.tune if not candidates.values]
+        if ranges and self.method == "grid":
+            raise ValueError(f"a grid search needs lists of values, got a range for {ranges[0]}; remedy: --search asha")
+        if ranges and self.trials is None:
+            raise ValueError(f"a search over the range of {ranges[0]} needs a number of trials; remedy: --trials 8")
+        if self.trials is not None and not ranges:
+            raise ValueError("listed values are tried once each; remedy: no --trials, or a range such as 1e-4..1e-1")
+        if self.choose_on < 1:
+            raise ValueError(f"a choice needs at least one seed, got choose_on={self.choose_on}")
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return tuple(candidates.path for candidates in self.tune)
+
+    @property
+    def combinations(self) -> list[dict[str, Any]]:
+        """Of listed values; none if there is a range."""
+        return [dict(zip(self.paths, values, strict=True)) for values in product(*(c.values for c in self.tune))]
+
+    @property
+    def trials_per_arm(self) -> int:
+        return self.trials or len(self.combinations)
+
+
+def with_values(run: RunConfig, values: Mapping[str, Any]) -> RunConfig:
+    """A run with settings of its training replaced."""
+    parts: Any = {"train": run.to_dict()["train"]}
+    for path, value in values.items():
+        parts = assign(parts, path, value)
+    return replace(run, train=from_dict(TrainConfig, parts["train"], "train"))
+
+
+def trial_runs(runs: Sequence[RunConfig], search: Search) -> list[RunConfig]:
+    """Every candidate of every arm on the seeds that the choice is made on; a range's are only found while it runs."""
+    seeds = list(dict.fromkeys(run.seed for run in runs))[: search.choose_on]
+    return [with_values(run, values) for values in search.combinations for run in runs if run.seed in seeds]
+
+
+def chosen_runs(runs: Sequence[RunConfig], search: Search, rows: Sequence[Row]) -> list[RunConfig]:
+    """Every run of the grid with what was chosen for its arm; arms without a choice are left out."""
+    choices = {
+        arm_of(candidate.rows[0].config, search.paths): choice.best
+        for choice in choose(rows, search.paths)
+        for candidate in choice.candidates[:1]
+    }
+    best = ((run, choices.get(arm_of(configuration(run), search.paths))) for run in runs)
+    return [with_values(run, candidate.values) for run, candidate in best if candidate is not None]
+
+
+class HalvingSearch:
+    """Trials of every arm in turn, as Optuna suggests them; what is heard of them stops those that fall behind.
+
+    Trials that the store already holds are told first, so an interrupted search goes on where it was.
+    """
+
+    def __init__(self, runs: Sequence[RunConfig], search: Search, store: Store) -> None:
+        self.search, self.store = search, store
+        self._running: dict[str, tuple[optuna.Study, optuna.Trial]] = {}
+        seeds = list(dict.fromkeys(run.seed for run in runs))[: search.choose_on]
+        rows = [] if search.combinations else store.rows()
+        arms = [(run, search.combinations or _known(run, search, rows)) for run in runs if run.seed in seeds]
+        self._arms = [(run, _study(run, len(known)), known) for run, known in arms]
+
+    def runs(self) -> Iterator[RunConfig]:
+        """The next trial, whenever there is room for one."""
+        for number in range(self.search.trials_per_arm):
+            for run, study, known in self._arms:
+                if number < len(known):
+                    study.enqueue_trial(known[number])
+                trial = study.ask()
+                candidate = with_values(run, {c.path: _suggest(trial, c) for c in self.search.tune})
+                if self.store.finished(candidate.run_id):
+                    _tell(study, trial, self.store.result(candidate.run_id))
+                else:
+                    self._running[candidate.run_id] = study, trial
+                    yield candidate
+
+    def hear(self, event: Any) -> None:
+        """Of an evaluation: have the run stopped if it has fallen behind the others of its arm. Of an end: tell it."""
+        if event.run_id not in self._running:
+            return
+        if isinstance(event, Finished):
+            _tell(*self._running.pop(event.run_id), event.result)
+        elif isinstance(event, Progress) and event.metric is not None and math.isfinite(event.metric):
+            _, trial = self._running[event.run_id]
+            trial.report(event.metric, event.step)
+            if trial.should_prune():
+                self.store.stop(event.run_id)
+
+
+def _known(run: RunConfig, search: Search, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The trials of an arm that a store holds, whatever state they are in."""
+    arm = arm_of(configuration(run), search.paths)
+    own = (row for row in rows if row.config["seed"] == run.seed and arm_of(row.config, search.paths) == arm)
+    return [{path: flatten(row.config)[path] for path in search.paths} for row in own]
+
+
+def _study(run: RunConfig, known: int) -> optuna.Study:
+    """Its random numbers depend on how many trials are known, so that going on doesn't draw the same again."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    rung = FIRST_RUNG * run.train.evaluate_every
+    return optuna.create_study(
+        direction="maximize" if run.task.metric.higher_is_better else "minimize",
+        sampler=optuna.samplers.TPESampler(seed=run.seed + known),
+        pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=rung, reduction_factor=REDUCTION),
+    )
+
+
+def _suggest(trial: optuna.Trial, candidates: Candidates) -> Any:
+    if candidates.values:
+        return trial.suggest_categorical(candidates.path, list(candidates.values))
+    return trial.suggest_float(candidates.path, candidates.low, candidates.high, log=True)
+
+
+def _tell(study: optuna.Study, trial: optuna.Trial, result: Mapping[str, Any]) -> None:
+    from optuna.trial import TrialState
+
+    if result["status"] == "done":
+        study.tell(trial, result.get("valid", result["value"]))
+    else:
+        study.tell(trial, state=TrialState.PRUNED if result["status"] == "stopped" else TrialState.FAIL)

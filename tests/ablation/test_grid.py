@@ -1,0 +1,175 @@
+"""Laws of grids: every combination once, a setting reaches what has it, a mistake is explained."""
+
+from __future__ import annotations
+
+import pytest
+
+from mixerzoo import list_mixers
+from mixerzoo.ablation.grid import Grid, expand, read_grid
+from mixerzoo.ablation.plan import plan
+from mixerzoo.ablation.settings import Axis, Setting
+from mixerzoo.ablation.studies import list_studies, read_question
+
+TINY = {"name": "mqar", "length": 16, "num_pairs": 2, "vocab_size": 20, "valid_sequences": 8}
+
+
+def runs(**question):
+    return expand(Grid.of(**{"mixers": ["gla"], "tasks": [TINY], "seeds": 1, "match": "none", **question}))
+
+
+def test_a_grid_is_every_combination_one_seed_after_the_other():
+    found = runs(mixers=["gla", "hgrn2+attention"], tasks=["mqar", "lm"], seeds=[0, 1])
+    assert [(run.seed, run.task.name, run.backbone.label) for run in found] == [
+        (seed, task, mixer) for seed in (0, 1) for task in ("mqar", "lm") for mixer in ("gla", "hgrn2+attention")
+    ]
+    assert len({run.run_id for run in found}) == 8
+
+
+def test_axes_multiply():
+    found = runs(vary={"train.lr": [0.1, 0.2], "backbone.depth": [1, 2, 3]}, seeds=[5])
+    assert [(run.train.lr, run.backbone.depth) for run in found] == [(lr, d) for lr in (0.1, 0.2) for d in (1, 2, 3)]
+    assert {run.seed for run in found} == {5}
+
+
+def test_a_mixers_keyword_reaches_the_mixers_that_have_it():
+    found = runs(mixers=["hgrn2", "gla", "gla+hgrn2"], vary={"mixer.expand": [8, 16]})
+    asked = [(run.backbone.label, run.backbone.mixer) for run in found]
+    assert [label for label, _ in asked] == ["hgrn2", "gla", "gla+hgrn2", "hgrn2", "gla+hgrn2"]
+    assert [mixer["expand"] for label, mixer in asked if label == "hgrn2"] == [8, 16]
+    assert [
+        (gla.get("expand"), hgrn2["expand"])
+        for label, (gla, hgrn2) in ((label, mixer) for label, mixer in asked if label == "gla+hgrn2")
+    ] == [(None, 8), (None, 16)]
+
+
+def test_a_tasks_field_reaches_the_tasks_that_have_it():
+    found = runs(tasks=["mqar", "lm"], vary={"task.num_pairs": [2, 4]})
+    assert [(run.task.name, getattr(run.task, "num_pairs", None)) for run in found] == [
+        ("mqar", 2),
+        ("mqar", 4),
+        ("lm", None),
+    ]
+
+
+@pytest.mark.parametrize("scope", ["mqar", "diagnostics/mqar"])
+def test_settings_reach_the_runs_they_name(scope):
+    settings = {"train.lr": 1, "gla:train.lr": 2, f"{scope}:train.steps": 7}
+    found = runs(mixers=["gla", "retnet"], tasks=["mqar", "lm"], set=settings)
+    assert {(run.task.name, run.backbone.label): (run.train.lr, run.train.steps == 7) for run in found} == {
+        ("mqar", "gla"): (2, True),
+        ("mqar", "retnet"): (1, True),
+        ("lm", "gla"): (2, False),
+        ("lm", "retnet"): (1, False),
+    }
+
+
+def test_a_tasks_keywords_go_to_the_mixers_that_are_capable_of_them():
+    asked = {run.backbone.label: run.backbone.mixer.get("short_conv") for run in runs(mixers=list_mixers())}
+    assert asked == {"attention": None, "gla": 4, "hgrn1": 4, "hgrn2": 4, "retnet": 4}
+
+
+def test_short_forms_mean_the_long_ones():
+    short = runs(mixers=["hgrn2"], set={"mixer.expand": 8, "model.depth": 1, "optimizer.lr": 0.5})
+    long = runs(mixers=["hgrn2"], set={"backbone.mixer.expand": 8, "backbone.depth": 1, "train.lr": 0.5})
+    assert [run.run_id for run in short] == [run.run_id for run in long]
+
+
+@pytest.mark.parametrize(
+    ("question", "message"),
+    [
+        ({"mixers": ["gal"]}, r"unknown mixer 'gal'; did you mean gla\?"),
+        ({"mixers": []}, "a grid needs at least one mixer"),
+        ({"tasks": []}, "a grid needs at least one task"),
+        ({"seeds": []}, "a grid needs at least one seed"),
+        ({"mixers": "gla"}, "mixers must be a list of names, got 'gla'"),
+        ({"mixer": ["gla"]}, r"unknown key of a grid 'mixer'; did you mean mixers"),
+        ({"set": {"train.stesp": 3}}, r"unknown configuration key 'train.stesp'; did you mean train.steps"),
+        ({"set": {"retnet:train.steps": 3}}, r"retnet:train.steps fits no run; known prefixes here: diagn"),
+        ({"vary": {"mixer.num_heds": [1]}}, r"unknown setting 'mixer.num_heds'; did you mean mixer.num_heads"),
+        ({"vary": {"mixer.expand": [1]}}, r"unknown setting 'mixer.expand'; did you mean mixer.expand_v"),
+        ({"vary": {"task.lenght": [1]}}, r"unknown setting 'task.lenght'; did you mean task.length"),
+        ({"vary": {"train.lr": []}}, r"train.lr needs at least one value"),
+        ({"match": "parms"}, r"unknown quantity to match 'parms'; did you mean params"),
+        ({"match": "params:"}, r"--match params: names no reference; remedy: params:MIXER or params:NUMBER"),
+        ({"match": "state", "solve": "glu"}, r"the state doesn't depend on the GLU; remedy: --solve width"),
+        ({"baseline": "retnet"}, r"the baseline must be one of the mixers gla, got 'retnet'"),
+        ({"tune": {"mixer.num_heads": [1, 2]}}, r"only settings of the training can be tuned"),
+        ({"tune": {"train.lr": "1e-3..1e-2"}}, r"a grid search needs lists of values, got a range for train.lr"),
+        ({"tune": {"train.lr": "1e-3..1e-2"}, "search": "asha"}, r"needs a number of trials; remedy: --trials 8"),
+        ({"tune": {"train.lr": "1e-2..1e-3"}, "search": "asha", "trials": 2}, r"a range with 0 < low < high"),
+        ({"tune": {"train.lr": [1, 2]}, "trials": 2}, r"listed values are tried once each"),
+        ({"search": "asha"}, r"nothing is tuned; remedy: tune.train.lr"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_explained(question, message):
+    with pytest.raises(ValueError, match=message):
+        runs(**question)
+
+
+def test_axes_are_read_as_values():
+    assert Axis.parse("mixer.expand=16,64") == Axis("backbone.mixer.expand", (16, 64))
+    assert Axis.parse("x:backbone.lower_bounds=skip_first,null") == Axis(
+        "backbone.lower_bounds", ("skip_first", None), "x"
+    )
+    assert Axis.parse("train.betas=[0.9, 0.95],[0.9, 0.99]").values == ([0.9, 0.95], [0.9, 0.99])
+    assert Axis.parse("train.lr=1e-3,1e-3").values == (1e-3,)
+    assert str(Setting.parse("gla:backbone.mixer.num_heads=2")) == "gla:mixer.num_heads"
+
+
+def test_a_question_file_is_the_same_as_its_keywords(tmp_path):
+    file = tmp_path / "question.toml"
+    file.write_text(
+        'mixers = ["hgrn2", "gla"]\ntasks = ["lm", {name = "mqar", num_pairs = 2}]\nseeds = [3]\nset.train.steps = 9\n'
+        'set."gla:train.lr" = 0.5\n[vary]\nmixer.expand = [8, 16]\n[tune]\ntrain.lr = [1e-3, 1e-2]\n'
+    )
+    keywords = {
+        "mixers": ["hgrn2", "gla"],
+        "tasks": ["lm", {"name": "mqar", "num_pairs": 2}],
+        "seeds": [3],
+        "set": {"train.steps": 9, "gla:train.lr": 0.5},
+        "vary": {"mixer.expand": [8, 16]},
+        "tune": {"optimizer.lr": [1e-3, 1e-2]},
+    }
+    assert Grid.of(**read_grid(file)) == Grid.of(**keywords) == Grid.of(**Grid.of(**keywords).to_dict())
+    file.write_text("mixers = [")
+    with pytest.raises(ValueError, match=r"question.toml' is not TOML: "):
+        read_grid(file)
+    with pytest.raises(ValueError, match=r"cannot read the question '.*missing.toml': No such file"):
+        read_grid(tmp_path / "missing.toml")
+
+
+def test_a_value_that_a_mixer_refuses_is_left_out_and_told():
+    planned = plan(Grid.of(mixers=["hgrn2", "gla"], tasks=[TINY], vary={"mixer.expand": [16, 128]}, seeds=2))
+    assert [(run.backbone.label, run.backbone.mixer.get("expand"), run.seed) for run in planned.runs] == [
+        ("hgrn2", 16, 0),
+        ("gla", None, 0),
+        ("hgrn2", 16, 1),
+        ("gla", None, 1),
+    ]
+    told = "hgrn2 on mqar with mixer.expand=128 is left out: expand must divide dim=64, got 128"
+    assert planned.left_out == (told,)
+    with pytest.raises(ValueError, match="expand must divide dim=64, got 128"):
+        plan(Grid.of(mixers=["hgrn2"], tasks=[TINY], set={"mixer.expand": 128}))
+
+
+def test_the_packages_studies_can_be_run():
+    studies = list_studies()
+    assert set(studies) == {"expansion", "hybrid-ratio", "length", "lower-bound", "recall", "speed", "tied-key"}
+    for name, asks in studies.items():
+        planned = plan(Grid.of(**read_question(name)))
+        assert planned.grid.question == asks and not planned.left_out, name
+        assert all(abs(found.mismatch) <= 0.01 for found in planned.matches), name
+    with pytest.raises(ValueError, match=r"unknown study 'recal'; did you mean recall\?"):
+        read_question("recal")
+
+
+def test_what_studies_vary_is_what_they_are_about():
+    bounds = plan(Grid.of(**read_question("lower-bound"))).runs
+    assert {run.backbone.lower_bounds for run in bounds} == {"skip_first", None, "random", "decreasing"}
+    expands = {run.backbone.mixer["expand"] for run in plan(Grid.of(**read_question("expansion"))).runs}
+    assert expands == {1, 2, 4, 8, 16, 32, 64, 128}
+    tied = plan(Grid.of(**read_question("tied-key"))).runs
+    states = {
+        4 * run.task.state_size(run.task.build_model(run.backbone), 1024) for run in tied if run.task.name == "lm"
+    }
+    assert len(states) == 1

@@ -1,0 +1,89 @@
+"""Laws of matching: models of one task measure the same, in what was asked and by what was asked."""
+
+from __future__ import annotations
+
+import pytest
+
+from mixerzoo import list_mixers
+from mixerzoo.ablation.cost import estimate_seconds, model_cost
+from mixerzoo.ablation.dry_run import cost_table, summary
+from mixerzoo.ablation.grid import Grid
+from mixerzoo.ablation.matching import Matching, target_size
+from mixerzoo.ablation.plan import describe_matching, plan
+
+TINY = {"name": "mqar", "length": 16, "num_pairs": 2, "vocab_size": 20, "valid_sequences": 8}
+
+
+def planned(**question):
+    return plan(Grid.of(**{"mixers": list_mixers(), "tasks": [TINY], "seeds": 1, **question}))
+
+
+@pytest.mark.parametrize("task", ["lm", "mqar", "diagnostics/parity"])
+@pytest.mark.parametrize("quantity", ["params", "flops"])
+def test_the_glu_brings_every_model_within_a_percent(task, quantity):
+    found = planned(mixers=[*list_mixers(), "hgrn2+attention"], tasks=[task], match=quantity)
+    for match in found.matches:
+        assert abs(match.mismatch) <= 0.01
+        model = match.run.task.build_model(match.run.backbone)
+        parameters, (_, flops) = sum(p.numel() for p in model.parameters()), match.run.task.cost(model)
+        assert match.size == (parameters if quantity == "params" else flops)
+
+
+@pytest.mark.parametrize("solve", ["width", "depth"])
+def test_the_width_or_depth_that_is_nearest(solve):
+    key = {"width": "dim", "depth": "depth"}[solve]
+    for match in planned(match="params:200000", solve=solve).matches:
+        size = getattr(match.run.backbone, key)
+        step = {"hgrn2": 16}.get(match.run.backbone.label, 8) if solve == "width" else 1  # expand=16 divides the width
+        for other in (size - step, size + step):
+            changed = planned(mixers=[match.run.backbone.label], set={f"backbone.{key}": other}, match="none")
+            neighbour = model_cost(changed.runs[0].task, changed.runs[0].backbone).parameters
+            assert abs(match.size - 200_000) <= abs(neighbour - 200_000)
+
+
+def test_the_state_is_matched_by_the_width():
+    found = planned(mixers=["hgrn1", "hgrn2", "gla", "retnet"], match="state:hgrn2", set={"mixer.short_conv": 0})
+    for match in found.matches:
+        model = match.run.task.build_model(match.run.backbone)
+        assert match.size == 4 * match.run.task.state_size(model, 1024)
+        assert abs(match.mismatch) < 0.2
+    (line,) = describe_matching(found)
+    assert line.startswith("mqar: bytes of state matched to 8,192 by the width; farthest is ")
+
+
+def test_the_target_is_a_mixers_model_or_a_number():
+    (run,) = planned(mixers=["retnet"], match="none").runs
+    (attention,) = planned(mixers=["attention"], match="none").runs
+    cost = model_cost(attention.task, attention.backbone)
+    assert target_size(run, Matching()) == cost.parameters
+    assert target_size(run, Matching("flops")) == cost.flops
+    assert planned(mixers=["retnet"], match="params:90000").matches[0].target == 90_000
+    with pytest.raises(
+        ValueError, match=r"retnet on mqar cannot be brought to 100 parameters: the nearest GLU width, 1"
+    ):
+        planned(mixers=["retnet"], match="params:100")
+    with pytest.raises(ValueError, match=r"has no channel mixer, so its width cannot be solved for; remedy: --match"):
+        planned(mixers=["gla"], set={"backbone.channel_mixer": None})
+
+
+def test_flops_are_those_of_the_formulas():
+    """Of a language model: its stack's, and the head's 2 T D V."""
+    for run in planned(match="none").runs:
+        model = run.task.build_model(run.backbone)
+        tokens, flops = run.task.cost(model)
+        assert (tokens, flops) == (16, model.stack.flops(16) + 2 * 16 * 64 * 20)
+
+
+def test_a_dry_run_prices_every_run():
+    found = planned(mixers=["hgrn2", "gla"], seeds=3, vary={"mixer.expand": [8, 16]}, tune={"train.lr": [1e-3, 1e-2]})
+    table, seconds = cost_table(found)
+    assert [str(column.header) for column in table.columns][:4] == ["run", "mixer.expand", "train.lr", "mismatch"]
+    assert table.row_count == 6 and seconds > 0
+    assert "then 6 further seeds with what the search chose" in summary(found, seconds, 2)
+    cost = model_cost(found.runs[0].task, found.runs[0].backbone)
+    assert cost.training_flops(found.runs[0]) == 3 * cost.flops * 32 * found.runs[0].train.steps
+
+
+def test_what_is_too_large_to_try_is_not_tried():
+    (run,) = planned(mixers=["gla"], set={"train.batch_size": 10**9}, match="none").runs
+    assert estimate_seconds(run) is None
