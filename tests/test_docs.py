@@ -34,6 +34,20 @@ def test_python_blocks_run(document, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_the_ablation_pages_commands_run_and_draw_its_pictures(tmp_path, monkeypatch):
+    """As they stand, but for the number of steps."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    from ablation import commands, pictures, run
+
+    steps = re.compile(r"(train\.steps ?= ?)300")
+    blocks = [steps.sub(r"\g<1>3", block) for block in commands()]
+    assert sum(block != original for block, original in zip(blocks, commands(), strict=True)) == 2
+    printed = run(blocks, tmp_path / "folder")
+    assert "finished before" in printed and "10 runs" in printed
+    assert len(pictures()) == 2
+    assert all((tmp_path / "folder" / file).exists() for file in pictures().values())
+
+
 def python_blocks(text: str) -> str:
     """The fenced python blocks, each at its own line numbers, so that a traceback points into the document."""
     lines, inside = [], False

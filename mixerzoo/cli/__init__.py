@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from .ablate import ablate
 from .data import app as data_app
-from .options import PASS_ON, Match, RunsDir, Script, Settings, Text, Workers
+from .options import PASS_ON, Match, RunsDir, Script, Settings, Solve, Text, Workers
 from .screen import counting, fail, make_console, mistakes, split
 
 app = typer.Typer(
@@ -30,14 +31,16 @@ app.add_typer(data_app, name="data")
 
 @app.command("list")
 def list_command() -> None:
-    """Name every mixer and task."""
+    """Name every mixer, task and study."""
     from mixerzoo import list_mixers, mixer_info
+    from mixerzoo.ablation.studies import list_studies
     from mixerzoo.tasks import list_tasks
 
     for name in list_mixers():
         spec = mixer_info(name)
         typer.echo(f"{name:<12} {spec.paper:<18} {spec.equation}")
     typer.echo(f"tasks: {', '.join(list_tasks())}")
+    typer.echo(f"studies: {', '.join(list_studies())}")
 
 
 @app.command()
@@ -55,34 +58,7 @@ def show(mixer: str) -> None:
         typer.echo(f"{field.name:<13} {text}")
 
 
-@app.command()
-def ablate(
-    mixers: Annotated[str, typer.Option(help="Names with commas between; a+b tiles a pattern over the depth.")] = "all",
-    tasks: Annotated[str, typer.Option("--tasks", "--task", help="Names with commas between.")] = "lm,mqar",
-    seeds: Annotated[str, typer.Option(help="How many, from 0 on; or the seeds themselves, commas between.")] = "2",
-    text: Text = None,
-    settings: Settings = [],  # noqa: B006 (typer's way to say: none given)
-    match: Match = "attention",
-    name: Annotated[str, typer.Option(help="Results go to RUNS_DIR/NAME.")] = "default",
-    runs_dir: RunsDir = Path("runs"),
-    workers: Workers = None,
-    threads: Annotated[int, typer.Option(min=1, help="Torch threads per process.")] = 1,
-    plots: Annotated[bool, typer.Option(help="Draw the plots.")] = True,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the runs and stop.")] = False,
-) -> None:
-    """Train every mixer on every task with every seed, and compare. Finished runs are skipped."""
-    from mixerzoo import list_mixers
-
-    from .grid import carry_out, parse_seeds, plan, with_text
-
-    names = list_mixers() if mixers == "all" else split(mixers)
-    with mistakes():
-        runs = plan(names, split(tasks), parse_seeds(seeds), with_text(settings, text), match)
-    if dry_run:
-        for run in runs:
-            typer.echo(run.run_id)
-        return
-    carry_out(runs, runs_dir / name, workers, threads, plots=plots)
+app.command("ablate")(ablate)
 
 
 @app.command()
@@ -117,6 +93,7 @@ def train(
     text: Text = None,
     settings: Settings = [],  # noqa: B006 (typer's way to say: none given)
     match: Match = "none",
+    solve: Solve = None,
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
     """Train one mixer on one task, one timm model on images, or one language model on text, on all cores.
@@ -139,10 +116,11 @@ def train(
             fail("--data-dir and --download are vision's; remedy: --data text:FILES, hfds:NAME, tokens:FILE, ...")
         train_language_model({**shared, "data": f"text:{text}" if data is None and text else data}, out, runs_dir)
         return
-    from mixerzoo.ablation.engine import usable_cores
+    from mixerzoo.ablation.engines.local import usable_cores
+    from mixerzoo.ablation.settings import Setting
     from mixerzoo.tasks import build_task
 
-    from .grid import carry_out, plan, with_text
+    from .grid import Asked, carry_out, make_plan, with_text
 
     if mixer is None:
         with mistakes():
@@ -160,8 +138,12 @@ def train(
             found = lra_recipe(task, recipe, mixer)
             recipe_settings, seed = [*found.settings, *recipe_settings], found.seed if seed is None else seed
             typer.echo(f"published: {', '.join(f'{key} {value}' for key, value in found.published.items())}")
-        runs = plan([mixer], [task], [seed or 0], with_text(settings, text), match, recipe_settings)
-    carry_out(runs, runs_dir / "train", 1, usable_cores(), plots=True)
+        laid = [*recipe_settings, *((str(s), s.value) for s in map(Setting.parse, with_text(settings, text)))]
+        question: dict[str, Any] = {"mixers": [mixer], "tasks": [task], "seeds": [seed or 0], "set": dict(laid)}
+        question |= {"match": match, "solve": solve}
+        planned = make_plan(question)
+        engine = Asked(workers=1, threads=usable_cores()).build(planned)
+    carry_out(planned, runs_dir / "train", engine, plots=True)
 
 
 @app.command("timm-train", context_settings=PASS_ON)
@@ -181,14 +163,25 @@ def timm_validate(arguments: Script = []) -> None:  # noqa: B006 (typer's way to
 
 
 @app.command()
-def report(run_dir: Path, plots: Annotated[bool, typer.Option(help="Draw the plots.")] = True) -> None:
-    """Print the results table of a directory, and write its tables and plots again."""
+def report(
+    run_dirs: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Of several, the folder is a column.")],
+    where: Annotated[
+        list[str], typer.Option(metavar="PATH=VALUES", help="Only these runs: mixer=gla,hgrn2, seed<2. Repeatable.")
+    ] = [],  # noqa: B006 (typer's way to say: none given)
+    by: Annotated[str, typer.Option(metavar="PATHS", help="Group by these alone, commas between.")] = "",
+    baseline: Annotated[str | None, typer.Option(help="A mixer, or an arm by its label.")] = None,
+    plots: Annotated[bool, typer.Option(help="Draw the plots.")] = True,
+) -> None:
+    """Print the results of one or more directories, and write their tables, page and figures again."""
     from mixerzoo.ablation.report import print_tables, write_report
     from mixerzoo.ablation.store import Store
 
+    from .grid import written
+
     with mistakes():
-        arms = write_report(Store(run_dir), plots=plots)
-    print_tables(arms, make_console())
+        made = write_report(*map(Store, run_dirs), where=where, by=split(by), baseline=baseline, plots=plots)
+    print_tables(made, make_console())
+    typer.echo(written(made.directory, plots))
 
 
 @app.command()
@@ -237,7 +230,7 @@ def kernels(
     workers: Workers = None,
 ) -> None:
     """Compile every kernel for GPUs that needn't be here; count the bytes that ops move. Fails if one doesn't fit."""
-    from mixerzoo.ablation.engine import usable_cores
+    from mixerzoo.ablation.engines.local import usable_cores
     from mixerzoo.kernels.check_compile import TARGETS
     from mixerzoo.kernels.check_table import bytes_table, compile_all, compiled_table, count_all
 

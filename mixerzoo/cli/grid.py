@@ -1,8 +1,9 @@
-"""Grids on the command line: plan the runs, carry them out, print what came of them."""
+"""What training on a grid's tasks shares, one run or many: the plan, the engine, the report."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,70 +12,107 @@ import typer
 from .screen import fail, make_console, number, split, stopped
 
 if TYPE_CHECKING:
-    from mixerzoo.tasks import RunConfig
+    from mixerzoo.ablation.engines import Engine
+    from mixerzoo.ablation.plan import Plan
 
 
-def plan(
-    mixers: list[str],
-    tasks: list[str],
-    seeds: list[int],
-    settings: list[str],
-    match: str,
-    recipe: Sequence[tuple[str, Any]] = (),
-) -> list[RunConfig]:
-    """The runs that were asked for, checked and resolved down to their data. A recipe is laid under the settings."""
-    from mixerzoo.ablation.grid import Grid, Setting, expand
+@dataclass(frozen=True)
+class Asked:
+    """How runs are to be carried out, as the command line says it."""
 
-    laid = (*(Setting.of(path, value) for path, value in recipe), *map(Setting.parse, settings))
-    grid = Grid(tuple(mixers), tuple(tasks), tuple(seeds), laid)
-    runs = expand(grid)
-    if match == "none":
-        return runs
-    from mixerzoo.ablation.matching import match_parameters
+    engine: str = "local"
+    workers: int | None = None
+    threads: int = 1
+    address: str = "auto"
+    gpus: float = 0
+    job: tuple[str, ...] = ()
+    processes: int = 1
+    retry_out_of_memory: bool = False
+    track: tuple[str, ...] = ()
 
-    matches = match_parameters(runs, int(match) if match.isdigit() else match)
-    for task in dict.fromkeys(run.task for run in runs):
-        counted = [m for m in matches if m.run.task == task and m.parameters is not None]
-        if not counted:
-            continue
-        worst = max(counted, key=lambda m: abs(m.mismatch))
-        typer.echo(
-            f"{task.name}: parameters matched to {worst.target:,}; "
-            f"farthest is {worst.run.backbone.label} with {worst.parameters:,} ({worst.mismatch:+.2%})"
-        )
-    return [m.run for m in matches]
+    def build(self, planned: Plan) -> Engine:
+        """Raises ValueError for an unknown engine or tracker, and for what an engine doesn't take."""
+        from mixerzoo.ablation.engines.local import LocalEngine
+        from mixerzoo.ablation.trackers import check_trackers
+        from mixerzoo.ablation.worker import Options
+        from mixerzoo.registry.registry import unknown
+        from mixerzoo.tasks.config import parse_setting
+
+        check_trackers(self.track)
+        options = Options(retry_out_of_memory=self.retry_out_of_memory, trackers=self.track, processes=self.processes)
+        workers = 1 if any(run.task.alone for run in planned.runs) else self.workers
+        if self.engine == "local":
+            return LocalEngine(workers, self.threads, options)
+        if self.engine == "ray":
+            from mixerzoo.ablation.engines.ray import RayEngine
+
+            return RayEngine(self.address, self.threads, self.gpus, options=options)
+        if self.engine == "slurm":
+            from mixerzoo.ablation.engines.slurm import SlurmEngine
+
+            return SlurmEngine(dict(map(parse_setting, self.job)), workers, self.threads, options=options)
+        raise ValueError(unknown("engine", self.engine, ("local", "ray", "slurm")))
 
 
-def carry_out(runs: list[RunConfig], directory: Path, workers: int | None, threads: int, *, plots: bool) -> None:
-    from mixerzoo.ablation.arms import arms
-    from mixerzoo.ablation.engine import run_pool, usable_cores
+def make_plan(values: Mapping[str, Any]) -> Plan:
+    """A grid's runs, checked and resolved down to their data; what was made equal is said."""
+    from mixerzoo.ablation.grid import Grid
+    from mixerzoo.ablation.plan import describe_matching, plan
+
+    planned = plan(Grid.of(**values))
+    for line in (*describe_matching(planned), *planned.left_out):
+        typer.echo(line)
+    return planned
+
+
+def show_costs(planned: Plan, workers: int | None, threads: int) -> None:
+    """A dry run: every run with what it will cost."""
+    import torch
+
+    from mixerzoo.ablation.dry_run import cost_table, summary
+    from mixerzoo.ablation.engines.local import usable_cores
+
+    torch.set_num_threads(threads)
+    console = make_console()
+    table, seconds = cost_table(planned)
+    console.print(table)
+    console.print(summary(planned, seconds, workers or usable_cores()), soft_wrap=True)
+
+
+def carry_out(planned: Plan, directory: Path, engine: Engine, *, plots: bool) -> None:
+    """Do what is missing of a plan, write its report and print it; exit code 1 if something is still missing."""
+    from mixerzoo.ablation import plan
     from mixerzoo.ablation.progress import show_progress
-    from mixerzoo.ablation.report import print_tables, write_report
+    from mixerzoo.ablation.report import print_tables, read_report, write_report
     from mixerzoo.ablation.store import Store
 
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        fail(f"cannot write to {directory}: {error.strerror}")
     store, console = Store(directory), make_console()
-    pending = [run for run in runs if not store.finished(run.run_id)]
-    workers = min(workers or usable_cores(), len(pending))
-    doing = f"{len(pending)} to do, {workers} at a time" if pending else "nothing to do"
-    kept = len(runs) - len(pending)
-    console.print(f"{len(runs)} runs in {directory}: {kept} finished before, {doing}", soft_wrap=True)
+    (before, _), (pending, steps) = plan.finished(planned, store), plan.expected(planned, store)
+    doing = f"{pending} to do" if pending else "nothing to do"
+    console.print(f"{plan.describe(planned)} in {directory}: {before} finished before, {doing}", soft_wrap=True)
+    changed = False
     try:
-        if pending:
-            with show_progress(pending, console) as observe:
-                run_pool(pending, store, observe, workers=workers, threads=threads)
-        stale = pending or not (directory / "results.md").exists()
-        result = write_report(store, plots=plots) if stale else arms(store.rows())
+        with show_progress(pending, steps, console) as observe:
+            changed = plan.carry_out(planned, store, engine, observe)
+        stale = changed or not (directory / "results.md").exists()
+        report = write_report(store, plots=plots) if stale else read_report(store)
     except KeyboardInterrupt:
-        kept = sum(store.finished(run.run_id) for run in runs)
-        stopped(f"{kept} of {len(runs)} runs are finished and kept")
-    print_tables(result, console)
-    console.print(f"written: {directory}/results.md, summary.csv, results.csv{', *.png' * plots}", soft_wrap=True)
-    if not all(store.finished(run.run_id) for run in runs):
+        ended, known = plan.finished(planned, store)
+        stopped(f"{ended} of {known} runs are finished and kept")
+    except OSError as error:
+        fail(f"cannot write to {directory}: {error.strerror}; what is finished is kept")
+    print_tables(report, console)
+    console.print(
+        f"written: {report.directory}/report.html, results.md, *.tex, *.csv{', figures' * plots}", soft_wrap=True
+    )
+    ended, known = plan.finished(planned, store)
+    if ended < known:
         raise typer.Exit(1)
+
+
+def written(directory: Path, plots: bool) -> str:
+    """Where a report's files are."""
+    return f"written: {directory}/report.html, results.md, results.tex, *.csv{', figures' * plots}"
 
 
 def with_text(settings: list[str], text: Path | None) -> list[str]:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 OPTIONAL = {
     **dict.fromkeys(("timm", "torchvision", "PIL", "sklearn", "tomli"), "vision"),
+    "ray": "ray",
+    "submitit": "slurm",
     **dict.fromkeys(("transformers", "tokenizers", "safetensors", "huggingface_hub"), "lm"),
 }
 

@@ -52,7 +52,9 @@ def append(
     slot = torch.where(kept, position % slots, slots)[..., None, None].expand_as(k)
     fresh = (0, 0, 0, 0, 0, slots + 1 - cache.keys.shape[1])
     keys, values = (
-        F.pad(old, fresh).scatter_(1, slot, new.to(old.dtype))[:, :slots]  # in place of the copy: a cache is copied once
+        F.pad(old, fresh).scatter_(1, slot, new.to(old.dtype))[
+            :, :slots
+        ]  # in place of the copy: a cache is copied once
         for old, new in ((cache.keys, k), (cache.values, v))
     )
     return type(cache)(keys, values, end)

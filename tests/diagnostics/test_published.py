@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mixerzoo import list_mixers
-from mixerzoo.ablation.grid import Setting, configure
+from mixerzoo.ablation.settings import Setting, configure
 from mixerzoo.tasks import build_task
 from mixerzoo.tasks.diagnostics.published import list_grids, read_grid
 

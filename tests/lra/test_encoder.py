@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mixerzoo import list_mixers
-from mixerzoo.ablation.grid import MIXER_SETTINGS
+from mixerzoo.ablation.settings import MIXER_SETTINGS
 from mixerzoo.blocks.scan_order import scan_passes
 from mixerzoo.tasks import BackboneConfig
 from mixerzoo.tasks.lra.encoder import POOLINGS, POSITIONS, PairClassifier, SequenceClassifier, SequenceEncoder

@@ -12,8 +12,8 @@ import torch
 
 from mixerzoo import list_mixers
 from mixerzoo.ablation.grid import Grid, expand
-from mixerzoo.ablation.settings import Setting, mixer_config
 from mixerzoo.ablation.report import write_report
+from mixerzoo.ablation.settings import Setting, mixer_config
 from mixerzoo.ablation.store import Store
 from mixerzoo.ablation.worker import execute
 from mixerzoo.tasks import BackboneConfig, RunConfig, TrainConfig
@@ -104,8 +104,8 @@ def test_a_grids_files_have_names_without_slashes_and_the_table_what_was_measure
         assert all(value > 0 for value in arm.measurements.values())
         assert arm.measurements["peak MiB at 64"] > arm.measurements["peak MiB at 32"]
     markdown = (tmp_path / "results.md").read_text()
-    assert f"| {' | '.join(headings)} |" in markdown
-    assert markdown.count("images/s and peak memory: forward of zoo_*_tiny_patch16_224 with 4 images") == 1
+    assert f"| mixer | {' | '.join(headings)} |" in markdown
+    assert markdown.count("images/s and peak memory: forward of zoo_\\*_tiny_patch16_224 with 4 images") == 1
     assert all((tmp_path / f"{kind}-vision_digits.png").exists() for kind in ("curves", "maps"))
     assert "![maps-vision_digits.png]" in markdown
     for pictures in (first.maps, second.maps):
