@@ -39,7 +39,7 @@ def test_the_ablation_pages_commands_run_and_draw_its_pictures(tmp_path, monkeyp
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     from ablation import commands, pictures, run
 
-    steps = re.compile(r"(train\.steps ?= ?)300")
+    steps = re.compile(r"(train\.steps ?= ?)600")
     blocks = [steps.sub(r"\g<1>3", block) for block in commands()]
     assert sum(block != original for block, original in zip(blocks, commands(), strict=True)) == 2
     printed = run(blocks, tmp_path / "folder")

@@ -172,9 +172,9 @@ def test_a_filter_and_a_regrouping_are_told(tmp_path):
     report = write_report(Store(root), where=["task=mqar", "seed<2"], by=["mixer"], plots=False)
     assert [(arm.label, len(arm.rows)) for arm in report.arms if arm.mixer == "hgrn2"] == [("hgrn2", 10)]
     assert {row.config["seed"] for row in report.rows} == {0, 1}
-    assert "| 10 runs, 2 seeds |" in (root / "results.md").read_text()
+    assert "| 10 runs, 2 seeds |" in (root / "selection" / "results.md").read_text()
     told = "seed\\<2; what is missing is not counted; grouped by mixer alone, pooling whatever else differs."
-    assert told in (root / "results.md").read_text()
+    assert told in (root / "selection" / "results.md").read_text()
     for mistake, message in ((["train.rl=3"], "did you mean train.lr"), (["seed>9"], "none of 72 runs has seed>9")):
         with pytest.raises(ValueError, match=message):
             read_report(Store(root), where=mistake)

@@ -25,6 +25,7 @@ from mixerzoo.tasks.config import canonical, flatten, readable
 from mixerzoo.tasks.files import read_json
 
 RUN = {"task", "backbone", "train", "seed"}  # what tells a run from a checkpoint or another folder with a config.json
+SELECTION = "selection"
 FEW_SEEDS = 5  # with fewer, an interval cannot be as wide as it should
 
 
@@ -104,7 +105,8 @@ class Section:
 class Report:
     """Everything that is shown. `rows` are all runs that the filters left, `arms` what the tables compare.
 
-    directory: where its files go, the runs' own directory or, of several, one beside the first.
+    directory: where its files go: the runs' own directory, a folder in it for a part of them, or, of several
+    directories, one beside the first.
     """
 
     directory: Path
@@ -177,7 +179,8 @@ def read_report(
         )
         for task in dict.fromkeys([*(arm.task for arm in compared), *missing])
     ]
-    directory = stores[0].root if len(stores) == 1 else stores[0].root.parent / "-vs-".join(map(file_name, titles))
+    own = stores[0].root / SELECTION if where or paths else stores[0].root
+    directory = own if len(stores) == 1 else stores[0].root.parent / "-vs-".join(map(file_name, titles))
     return Report(
         directory, " and ".join(titles), question, tuple(rows), tuple(compared), tuple(sections), tuned, where, paths
     )
