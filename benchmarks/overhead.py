@@ -38,17 +38,8 @@ OVERHEAD, REPORT = 0.10, 10.0
 def ablate(directory: Path, steps: int, workers: int, runs: int) -> dict[str, Any]:
     """One grid by the command line, and where its wall time went."""
     command = [sys.executable, "-m", "mixerzoo.cli", "ablate", "--mixers", "attention", "--task", "mqar"]
-    command += [
-        "--match",
-        "none",
-        "--seeds",
-        str(runs * workers),
-        "--workers",
-        str(workers),
-        "--threads",
-        "1",
-        "--no-plots",
-    ]
+    command += ["--match", "none", "--no-plots", "--threads", "1"]
+    command += ["--seeds", str(runs * workers), "--workers", str(workers)]
     command += ["--set", f"train.steps={steps}", "--set", f"train.evaluate_every={steps}", "--name", directory.name]
     started = perf_counter()
     subprocess.run([*command, "--runs-dir", str(directory.parent)], check=True, stdout=sys.stderr)

@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from language_model_tables import language_models
+from learning_tables import learning
 from performance import performance
 from vision_tables import cost, digits
 
@@ -23,6 +25,8 @@ from mixerzoo.mixers.base import Mixer
 ROOT = Path(__file__).parents[1]
 ZOO, PERFORMANCE, README = ROOT / "docs" / "zoo.md", ROOT / "docs" / "performance.md", ROOT / "README.md"
 VISION = ROOT / "docs" / "vision.md"
+LANGUAGE_MODELS = ROOT / "docs" / "language_models.md"
+DIAGNOSTICS = ROOT / "docs" / "diagnostics.md"
 ABLATION = ROOT / "benchmarks" / "results" / "ablation" / "results.md"
 SPEED = ROOT / "benchmarks" / "results" / "cpu.json"
 DIM, LENGTH = 1024, 1024
@@ -155,6 +159,8 @@ def main(arguments: list[str]) -> int:
         PERFORMANCE: performance(_table),
         README: filled(README, {"ablation": _ablation(), "speed": _speed()}),
         VISION: filled(VISION, {"digits": digits(_table), "vision": cost(_table)}),
+        LANGUAGE_MODELS: filled(LANGUAGE_MODELS, language_models(_table)),
+        DIAGNOSTICS: filled(DIAGNOSTICS, learning(_table)),
     }
     if arguments == ["--check"]:
         stale = [path.name for path, text in pages.items() if not path.exists() or path.read_text("utf-8") != text]
