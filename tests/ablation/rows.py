@@ -65,8 +65,9 @@ def row(
     start, end = (0.1, value or 0.2) if metric is ACCURACY else (5.0, value or 4.0)
     steps = [400 * (i + 1) // curve for i in range(curve)]
     shape = [1 - math.exp(-6 * step / 400) if settled else step / 400 for step in steps]
+    tokens = 2048 + settings["seed"]  # a step, as where sequences are not all as long
     points = tuple(
-        {"step": step, "tokens": step * 2048, "seconds": step / 50, "loss": 3.0, "metric": start + (end - start) * s}
+        {"step": step, "tokens": step * tokens, "seconds": step / 50, "loss": 3.0, "metric": start + (end - start) * s}
         for step, s in zip(steps, shape, strict=True)
     )
     result = {
@@ -80,7 +81,7 @@ def row(
         "state_bytes": 4096,
         "flops_per_token": 250_000.0,
         "steps": 400,
-        "tokens": 400 * 2048,
+        "tokens": 400 * tokens,
         "tokens_per_second": 30_000.0,
         "seconds": 27.0,
         "peak_memory_bytes": 300 * 2**20,

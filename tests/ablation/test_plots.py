@@ -45,7 +45,9 @@ def test_a_single_run_has_a_curve_and_no_comparison(tmp_path):
 def test_curves_are_means_over_seeds_with_a_band(drawings):
     gla = [own for own in study() if own.config["backbone"]["mixer"]["name"] == "gla" and own.run_id.startswith("lm")]
     means = [sum(run.curve[i]["metric"] for run in gla) / 3 for i in range(8)]
-    assert [y for _, y in lines(drawings["curves-lm"])["gla"]] == pytest.approx(means)
+    tokens = [sum(run.curve[i]["tokens"] for run in gla) / 3 for i in range(8)]
+    drawn = lines(drawings["curves-lm"])["gla"]
+    assert [y for _, y in drawn] == pytest.approx(means) and [x for x, _ in drawn] == pytest.approx(tokens)
     assert len(drawings["curves-lm"].figure.axes[0].collections) == 5, "a band for every arm"
 
 

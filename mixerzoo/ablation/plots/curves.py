@@ -63,11 +63,15 @@ def band(axes: Axes, xs: Sequence[float], values: Sequence[Sequence[float]], loo
         axes.fill_between(where, low, high, color=look["color"], alpha=0.15, lw=0)
 
 
-def _line(arm: Arm) -> dict[int, list[float]]:
-    """By tokens, the metrics of the seeds; points that not every seed has would bend the mean and are left out."""
+def _line(arm: Arm) -> dict[float, list[float]]:
+    """By tokens, the metrics of the seeds; points that not every seed has would bend the mean and are left out.
+
+    A step belongs to the seeds' mean number of tokens, which differs where sequences are not all as long.
+    """
     points = defaultdict(list)
     for row in arm.done:
         for point in row.curve:
             if point.get("metric") is not None:
-                points[point["tokens"]].append(point["metric"])
-    return {tokens: values for tokens, values in points.items() if len(values) == len(arm.done)}
+                points[point["step"]].append((point["tokens"], point["metric"]))
+    shared = [values for values in points.values() if len(values) == len(arm.done)]
+    return {mean([tokens for tokens, _ in values]): [metric for _, metric in values] for values in shared}
