@@ -30,6 +30,8 @@ DIAGNOSTICS = ROOT / "docs" / "diagnostics.md"
 ABLATION = ROOT / "benchmarks" / "results" / "ablation" / "results.md"
 SPEED = ROOT / "benchmarks" / "results" / "cpu.json"
 DIM, LENGTH = 1024, 1024
+LEFT_OUT = ("95 % interval", "FLOPs/token", "peak memory")
+SHOWN = ("curves-lm.png", "curves-mqar.png", "quality-vs-state.png")
 
 INTRODUCTION = f"""\
 # The zoo
@@ -128,11 +130,27 @@ def filled(page: Path, blocks: Mapping[str, str]) -> str:
 
 
 def _ablation() -> str:
-    """The report of the committed run, without its title, its links made relative to the README."""
+    """Every task's table and warnings of the committed run, without some columns, and three of its figures."""
     folder = ABLATION.parent.relative_to(ROOT).as_posix()
-    _, _, body = ABLATION.read_text(encoding="utf-8").partition("\n")
-    body = re.sub(r"^## (\w+)$", r"**\1**", body, flags=re.MULTILINE)
-    return re.sub(r"!\[([^]]*)\]\(", rf"![\1]({folder}/", body).strip() + "\n"
+    _, *sections = ABLATION.read_text(encoding="utf-8").split("\n## ")
+    tasks = [section for section in sections if "| configuration |" in section]
+    texts = ["\n".join([f"**{title}**", *_narrow(lines)]) for title, *lines in (task.splitlines() for task in tasks)]
+    figures = [f"![{name}]({folder}/{name})" for name in SHOWN]
+    source = f"The whole report: [{ABLATION.name}]({folder}/{ABLATION.name}). {sections[-1].strip().splitlines()[-1]}"
+    return "\n\n".join([*(text.strip() for text in texts), *figures, source]) + "\n"
+
+
+def _narrow(lines: Sequence[str]) -> list[str]:
+    """The lines of a table without the columns that are left out; what isn't a table as it is."""
+    rows = [
+        [cell.strip() for cell in line.strip("| ").split(" | ")] if line.startswith("|") else None for line in lines
+    ]
+    header = next(row for row in rows if row is not None)
+    kept = [column for column, name in enumerate(header) if name not in LEFT_OUT]
+    return [
+        line if row is None else f"| {' | '.join(row[column] for column in kept)} |"
+        for line, row in zip(lines, rows, strict=True)
+    ]
 
 
 def _speed() -> str:

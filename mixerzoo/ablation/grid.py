@@ -9,7 +9,7 @@ The same from keywords (`Grid.of`), from a TOML file (`read_grid`) and from the 
     solve = "glu"                           glu | width | depth: what gets the size that matches
     baseline = "attention"                  what the others are compared with, seed by seed
     set.train.steps = 900                   a setting; "hgrn2:train.lr" = 3e-3, quoted, for one mixer or task
-    vary.mixer.expand = [16, 64, 128]       an axis
+    vary.mixer.expand = [16, 64, 128]       an axis; "null" stands for nothing
     tune.train.lr = [1e-3, 3e-3, 1e-2]      searched for every arm alike; "1e-4..1e-1" with search = "asha", trials = 8
 """
 
@@ -74,8 +74,8 @@ class Grid:
             _strings(values.get("mixers", ()), "mixers"),
             tuple(values.get("tasks", ())),
             seeds_of(values.get("seeds", 2)),
-            tuple(Setting.of(path, value) for path, value in flatten(values.get("set", {})).items()),
-            tuple(Axis.of(path, tried) for path, tried in flatten(values.get("vary", {})).items()),
+            tuple(Setting.of(path, _null(value)) for path, value in flatten(values.get("set", {})).items()),
+            tuple(Axis.of(path, list(map(_null, tried))) for path, tried in flatten(values.get("vary", {})).items()),
             Matching.parse(values.get("match", "params"), values.get("solve")),
             Search(tuple(tune), **search) if tune else None,
             values.get("baseline"),
@@ -145,6 +145,11 @@ def expand(grid: Grid) -> list[RunConfig]:
 def seeds_of(seeds: int | Sequence[int]) -> tuple[int, ...]:
     """A count stands for 0, 1, ..."""
     return tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+
+
+def _null(value: Any) -> Any:
+    """TOML has no word for nothing."""
+    return None if value == "null" else value
 
 
 def _path(setting: Setting | Axis) -> str:

@@ -35,7 +35,6 @@ class BackboneConfig:
     """Everything between a task's embedding and its head.
 
     `mixer` is a mixer's configuration, `{"name": "hgrn2", "expand": 16}`, or a list of them tiled over the depth.
-    `lower_bounds` "none" is None, for files that have no null.
     """
 
     mixer: Any = "attention"
@@ -55,8 +54,6 @@ class BackboneConfig:
                 f"backbone.mixer must be a name, a configuration with a 'name', or a list of those, got {self.mixer!r}"
             )
         object.__setattr__(self, "mixer", pattern if several else pattern[0])
-        if self.lower_bounds == "none":
-            object.__setattr__(self, "lower_bounds", None)
 
     @property
     def label(self) -> str:

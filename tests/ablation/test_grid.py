@@ -138,6 +138,12 @@ def test_a_question_file_is_the_same_as_its_keywords(tmp_path):
         read_grid(tmp_path / "missing.toml")
 
 
+def test_null_stands_for_nothing():
+    asked = Grid.of(mixers=["hgrn1"], tasks=[TINY], vary={"backbone.lower_bounds": ["null", "random"]})
+    assert [run.backbone.lower_bounds for run in expand(asked)[:2]] == [None, "random"]
+    assert asked.to_dict()["vary"] == {"backbone.lower_bounds": [None, "random"]}
+
+
 def test_a_value_that_a_mixer_refuses_is_left_out_and_told():
     planned = plan(Grid.of(mixers=["hgrn2", "gla"], tasks=[TINY], vary={"mixer.expand": [16, 128]}, seeds=2))
     assert [(run.backbone.label, run.backbone.mixer.get("expand"), run.seed) for run in planned.runs] == [

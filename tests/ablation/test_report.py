@@ -13,9 +13,10 @@ import pytest
 from rich.console import Console
 
 from mixerzoo.ablation.formats import listed, number, size
-from mixerzoo.ablation.grid import Grid, Setting, expand
+from mixerzoo.ablation.grid import Grid, expand
 from mixerzoo.ablation.report import print_tables, read_report, write_report
 from mixerzoo.ablation.report.latex import escape
+from mixerzoo.ablation.settings import Setting
 from mixerzoo.ablation.store import Store
 from mixerzoo.tasks.train import Point
 from tests.ablation.rows import row, search, study, write
@@ -147,6 +148,13 @@ def test_what_the_question_asks_for_and_is_not_there_is_told(studied):
         assert missing in told
     assert "| hgrn2+attention |  | missing |" in (studied.directory / "results.md").read_text()
     assert "diagnostics/parity" not in told, "which the question doesn't ask for"
+
+
+def test_nothing_is_a_value_and_not_missing(tmp_path):
+    rows = [row(0.5, window=window) for window in (None, 500)]
+    asked = {"mixers": ["gla"], "tasks": ["mqar"], "seeds": [0], "vary": {"backbone.mixer.window": [None, 500, 900]}}
+    (section,) = read_report(Store(write(tmp_path, rows, asked))).sections
+    assert section.problems == ["mqar gla, mixer.window=900: missing (not started)"]
 
 
 @pytest.mark.parametrize("width", [100, 120, 160, 260])

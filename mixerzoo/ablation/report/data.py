@@ -222,7 +222,9 @@ def _missing(question: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, list
             missing[task] += [f"{mixer} seed {seed}" for seed in sorted(seeds)]
             for axis, values in flatten(question.get("vary") or {}).items():
                 path = canonical(axis.rpartition(":")[2])
-                found = {repr(value_at(row, path)) for row in own} - {repr(None)}
+                found = {repr(value_at(row, path)) for row in own}
+                if None not in values:
+                    found.discard(repr(None))  # which stands for a mixer without this setting
                 absent = [value for value in values if found and repr(value) not in found]
                 missing[task] += [f"{mixer}, {readable(path)}={value}" for value in absent]
     return {task: what for task, what in missing.items() if what}
