@@ -11,7 +11,8 @@ import torch
 from mixerzoo.tasks import BackboneConfig, RunConfig, Task
 from mixerzoo.tasks.train import EVALUATION_BATCH, parameter_groups
 
-STATE_LENGTH = 1024
+from .execute import STATE_LENGTH
+
 SMALL = 2**20
 TRIAL_FLOPS = 1e12  # a training step above this is not tried out
 

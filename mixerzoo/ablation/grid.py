@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,15 +25,11 @@ from typing import Any
 from mixerzoo.registry.registry import unknown
 from mixerzoo.tasks import RunConfig, Task, build_task
 from mixerzoo.tasks.config import flatten
+from mixerzoo.tasks.files import read_toml
 
 from .matching import Matching
 from .settings import Axis, Setting, check_reach, configure
 from .tuning import Candidates, Search
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 KEYS = (
     *("question", "mixers", "tasks", "seeds", "match", "solve", "baseline"),
@@ -107,13 +102,7 @@ class Grid:
 
 def read_grid(path: str | Path) -> dict[str, Any]:
     """What a question file says, for `Grid.of`. Raises ValueError if it can't be read."""
-    path = Path(path).expanduser()
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"cannot read the question {str(path)!r}: {error.strerror}") from error
-    except ValueError as error:
-        raise ValueError(f"the question {str(path)!r} is not TOML: {error}") from error
+    return read_toml(path, "question")
 
 
 def expand(grid: Grid) -> list[RunConfig]:

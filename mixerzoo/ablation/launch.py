@@ -19,8 +19,8 @@ from mixerzoo.tasks import RunConfig
 from mixerzoo.tasks.files import to_json
 
 from .events import Progress
+from .execute import Options, execute
 from .store import RunRecord, read_lines
-from .worker import Options, execute
 
 LOOK = 0.2
 SAID = 2000

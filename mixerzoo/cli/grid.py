@@ -33,8 +33,8 @@ class Asked:
     def build(self, planned: Plan) -> Engine:
         """Raises ValueError for an unknown engine or tracker, and for what an engine doesn't take."""
         from mixerzoo.ablation.engines.local import LocalEngine
+        from mixerzoo.ablation.execute import Options
         from mixerzoo.ablation.trackers import check_trackers
-        from mixerzoo.ablation.worker import Options
         from mixerzoo.registry.registry import unknown
         from mixerzoo.tasks.config import parse_setting
 

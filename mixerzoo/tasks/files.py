@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 
 @contextmanager
@@ -52,6 +58,17 @@ def read_json(path: str | Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def read_toml(path: str | Path, what: str) -> dict[str, Any]:
+    """The tables of a file. Raises ValueError, with `what` it was to be, if it can't be read."""
+    path = Path(path).expanduser()
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot read the {what} {str(path)!r}: {error.strerror}") from error
+    except ValueError as error:
+        raise ValueError(f"the {what} {str(path)!r} is not TOML: {error}") from error
 
 
 def _finite(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,7 @@ import mixerzoo
 from mixerzoo.registry.registry import unknown
 
 from .config import assign
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from .files import read_toml
 
 RECIPES = Path(mixerzoo.__file__).parent / "recipes"
 
@@ -33,12 +28,7 @@ def read_recipe(family: str, recipe: str | Path) -> dict[str, Any]:
         if str(recipe) not in names:
             raise ValueError(unknown("recipe", recipe, names) + "; remedy: one of these, or a .toml file")
         path = RECIPES / family / f"{recipe}.toml"
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"cannot read the recipe {str(path)!r}: {error.strerror}") from error
-    except ValueError as error:
-        raise ValueError(f"the recipe {str(path)!r} is not TOML: {error}") from error
+    return read_toml(path, "recipe")
 
 
 def lay(values: Mapping[str, Any], settings: Sequence[tuple[str, Any]]) -> Any:

@@ -14,8 +14,8 @@ import torch
 from mixerzoo.ablation.engines import local
 from mixerzoo.ablation.engines.local import LocalEngine, usable_cores
 from mixerzoo.ablation.events import Finished, Progress, Started
+from mixerzoo.ablation.execute import Options
 from mixerzoo.ablation.store import Store
-from mixerzoo.ablation.worker import Options
 from mixerzoo.cli import main
 from tests.tolerances import assert_close
 

@@ -19,8 +19,8 @@ import pytest
 import torch
 
 from mixerzoo.ablation.engines.local import LocalEngine
+from mixerzoo.ablation.execute import Options
 from mixerzoo.ablation.store import Store
-from mixerzoo.ablation.worker import Options
 
 from .runs import everything_is_there_once, outcomes, run
 

@@ -11,8 +11,8 @@ from ray.cluster_utils import Cluster
 
 from mixerzoo.ablation.engines.ray import RayEngine
 from mixerzoo.ablation.events import Finished, Progress
+from mixerzoo.ablation.execute import Options
 from mixerzoo.ablation.store import Store
-from mixerzoo.ablation.worker import Options
 
 from .runs import everything_is_there_once, run
 

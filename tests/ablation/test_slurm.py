@@ -12,8 +12,8 @@ import submitit
 
 from mixerzoo.ablation.engines.slurm import Resumable, SlurmEngine
 from mixerzoo.ablation.events import Finished, Progress, Started
+from mixerzoo.ablation.execute import Options
 from mixerzoo.ablation.store import Store, configuration, read_lines
-from mixerzoo.ablation.worker import Options
 
 from .runs import everything_is_there_once, run
 

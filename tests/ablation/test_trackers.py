@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from mixerzoo.ablation.execute import Options, execute
 from mixerzoo.ablation.store import Store
 from mixerzoo.ablation.trackers import check_trackers
-from mixerzoo.ablation.worker import Options, execute
 
 from .runs import run
 

@@ -11,11 +11,11 @@ import timm
 import torch
 
 from mixerzoo import list_mixers
+from mixerzoo.ablation.execute import execute
 from mixerzoo.ablation.grid import Grid, expand
 from mixerzoo.ablation.report import write_report
 from mixerzoo.ablation.settings import Setting, mixer_config
 from mixerzoo.ablation.store import Store
-from mixerzoo.ablation.worker import execute
 from mixerzoo.tasks import BackboneConfig, RunConfig, TrainConfig
 from mixerzoo.tasks.vision import classification
 from mixerzoo.tasks.vision.classification import Digits, _shifted, enlarged

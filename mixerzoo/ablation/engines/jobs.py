@@ -13,8 +13,9 @@ from time import sleep
 from typing import Any, Protocol
 
 from mixerzoo.ablation.events import Finished, Progress, Started
+from mixerzoo.ablation.execute import Options
 from mixerzoo.ablation.store import Store, read_lines
-from mixerzoo.ablation.worker import Options, Worker
+from mixerzoo.ablation.worker import Worker
 from mixerzoo.tasks import RunConfig
 
 from . import Observe

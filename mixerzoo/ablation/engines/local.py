@@ -23,8 +23,9 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 from mixerzoo.ablation.events import Finished
+from mixerzoo.ablation.execute import Options
 from mixerzoo.ablation.store import LOOK_AGAIN, Store, configuration, unwritable
-from mixerzoo.ablation.worker import Options, Worker
+from mixerzoo.ablation.worker import Worker
 from mixerzoo.tasks import RunConfig
 
 from . import Observe

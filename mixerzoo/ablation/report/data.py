@@ -179,8 +179,8 @@ def read_report(
         )
         for task in dict.fromkeys([*(arm.task for arm in compared), *missing])
     ]
-    own = stores[0].root / SELECTION if where or paths else stores[0].root
-    directory = own if len(stores) == 1 else stores[0].root.parent / "-vs-".join(map(file_name, titles))
+    home = stores[0].root / SELECTION if where or paths else stores[0].root
+    directory = home if len(stores) == 1 else stores[0].root.parent / "-vs-".join(map(file_name, titles))
     return Report(
         directory, " and ".join(titles), question, tuple(rows), tuple(compared), tuple(sections), tuned, where, paths
     )
