@@ -32,7 +32,7 @@ def test_a_fair_comparison_needs_no_warning():
         ({"value": None, "status": "diverged", "seed": 3}, "(1 diverged); means are over the others"),
         ({"mixer": "hgrn2", "data": "other"}, "Runs on mqar did not see the same data: there are 2 fingerprints"),
         ({"mixer": "hgrn2", "result_split": "valid"}, "judged on different splits (test, valid)"),
-        ({"mixer": "hgrn2", "result_tokens": 9}, "differ in training tokens: from 9 (hgrn2) to 819,200 ("),
+        ({"mixer": "hgrn2", "result_tokens": 9}, "differ in training tokens: from 9 (hgrn2) to 819,600 ("),
         (
             {"mixer": "hgrn2", "result_parameters": 120_000},
             "differ in parameters: from 115,000 (retnet) to 120,000 (hgrn2)",
