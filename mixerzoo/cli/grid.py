@@ -82,6 +82,7 @@ def show_costs(planned: Plan, workers: int | None, threads: int) -> None:
 def carry_out(planned: Plan, directory: Path, engine: Engine, *, plots: bool) -> None:
     """Do what is missing of a plan, write its report and print it; exit code 1 if something is still missing."""
     from mixerzoo.ablation import plan
+    from mixerzoo.ablation.engines import CannotStart
     from mixerzoo.ablation.progress import show_progress
     from mixerzoo.ablation.report import print_tables, read_report, write_report
     from mixerzoo.ablation.store import Store
@@ -99,6 +100,8 @@ def carry_out(planned: Plan, directory: Path, engine: Engine, *, plots: bool) ->
     except KeyboardInterrupt:
         ended, known = plan.finished(planned, store)
         stopped(f"{ended} of {known} runs are finished and kept")
+    except CannotStart as error:
+        fail(str(error))
     except OSError as error:
         fail(f"cannot write to {directory}: {error.strerror}; what is finished is kept")
     print_tables(report, console)

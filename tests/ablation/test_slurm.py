@@ -10,6 +10,7 @@ from time import sleep
 import pytest
 import submitit
 
+from mixerzoo.ablation.engines import CannotStart
 from mixerzoo.ablation.engines.slurm import Resumable, SlurmEngine
 from mixerzoo.ablation.events import Finished, Progress, Started
 from mixerzoo.ablation.execute import Options
@@ -79,5 +80,5 @@ def test_runs_are_an_array_of_jobs_whose_script_says_what_was_asked_for(everywhe
 
 def test_a_cluster_that_is_not_there_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(RuntimeError, match="srun"):
+    with pytest.raises(CannotStart, match=r"Slurm takes no jobs: Could not detect \"srun\".*; remedy: a login node"):
         SlurmEngine().run(iter([run()]), Store(tmp_path), lambda event: None)

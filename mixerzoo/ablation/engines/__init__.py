@@ -12,6 +12,10 @@ from mixerzoo.tasks import RunConfig
 Observe = Callable[[Event], None]
 
 
+class CannotStart(RuntimeError):
+    """There is no cluster to hand runs to, or it doesn't take what is asked of it."""
+
+
 class Engine(Protocol):
     """How runs are carried out.
 

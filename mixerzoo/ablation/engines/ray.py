@@ -12,7 +12,7 @@ from mixerzoo.ablation.execute import Options
 from mixerzoo.ablation.store import Store, configuration
 from mixerzoo.tasks import RunConfig
 
-from . import Observe
+from . import CannotStart, Observe
 from .jobs import Job, carry_out, follow
 
 
@@ -32,10 +32,14 @@ class RayEngine:
     options: Options = field(default_factory=Options)
 
     def run(self, runs: Iterator[RunConfig], store: Store, observe: Observe) -> None:
-        """Raises ConnectionError where no cluster answers."""
+        """Raises CannotStart where no cluster answers."""
         root, joined = store.root.resolve(), not ray.is_initialized()
         if joined:
-            ray.init(address=self.address, log_to_driver=False)
+            try:
+                ray.init(address=self.address, log_to_driver=False)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                said = " ".join(str(error).split())
+                raise CannotStart(f"no Ray cluster answers at {self.address!r}: {said}; remedy: --address") from error
         task = ray.remote(num_cpus=self.threads, num_gpus=self.gpus, max_retries=self.retries)(carry_out)
 
         def submit(batch: Sequence[RunConfig]) -> Sequence[Job]:

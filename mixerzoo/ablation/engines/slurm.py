@@ -15,7 +15,7 @@ from mixerzoo.ablation.execute import Options
 from mixerzoo.ablation.store import Store, configuration
 from mixerzoo.tasks import RunConfig
 
-from . import Observe
+from . import CannotStart, Observe
 from .jobs import Job, carry_out, follow
 
 DAY = 24 * 60
@@ -39,11 +39,15 @@ class SlurmEngine:
     options: Options = field(default_factory=Options)
 
     def run(self, runs: Iterator[RunConfig], store: Store, observe: Observe) -> None:
-        """Raises RuntimeError where there is no Slurm, NameError for a parameter that submitit doesn't know."""
+        """Raises CannotStart where there is no Slurm, and for a parameter that submitit doesn't know."""
         root = store.root.resolve()
-        executor = submitit.AutoExecutor(folder=root / "jobs", cluster=self.cluster, slurm_max_num_timeout=CUT_OFF)
-        parameters = {"timeout_min": DAY, **self.parameters}
-        executor.update_parameters(name=root.name, cpus_per_task=self.threads, **parameters)
+        try:
+            executor = submitit.AutoExecutor(folder=root / "jobs", cluster=self.cluster, slurm_max_num_timeout=CUT_OFF)
+            parameters = {"timeout_min": DAY, **self.parameters}
+            executor.update_parameters(name=root.name, cpus_per_task=self.threads, **parameters)
+        except (RuntimeError, NameError, ValueError) as error:
+            said = " ".join(str(error).split())
+            raise CannotStart(f"Slurm takes no jobs: {said}; remedy: a login node, and --job by its names") from error
 
         def submit(batch: Sequence[RunConfig]) -> Sequence[Job]:
             with executor.batch():
