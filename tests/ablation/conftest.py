@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,6 @@ import pytest
 from mixerzoo.registry.catalog import MIXERS
 
 from .runs import install
-
-NEEDED = {"test_ray.py": "ray", "test_slurm.py": "submitit", "test_trackers.py": "tensorboard"}
-collect_ignore = [file for file, package in NEEDED.items() if find_spec(package) is None]
 
 
 @pytest.fixture

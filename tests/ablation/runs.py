@@ -10,7 +10,7 @@ from mixerzoo.tasks import BackboneConfig, RunConfig, TrainConfig, build_task
 
 TASK = {"name": "mqar", "length": 16, "num_pairs": 2, "vocab_size": 20, "valid_sequences": 8}
 PLUGIN = """
-import os, signal, time, torch
+import errno, os, signal, time, torch
 from mixerzoo.mixers.attention import Attention
 
 class Plain(Attention):
@@ -42,6 +42,10 @@ class Greedy(Attention):
     def forward(self, x, **keywords):
         raise MemoryError
 
+class Full(Attention):
+    def forward(self, x, **keywords):
+        raise OSError(errno.ENOSPC, "No space left on device", "curve.jsonl")
+
 class Telling(Attention):
     def forward(self, x, **keywords):
         if self.training:
@@ -55,7 +59,7 @@ class Slow(Attention):
         time.sleep(0.02)
         return super().forward(x, **keywords)
 """
-BROKEN = ("plain", "raising", "unbuildable", "killed", "exploding", "hungry", "greedy", "telling", "slow")
+BROKEN = ("plain", "raising", "unbuildable", "killed", "exploding", "hungry", "greedy", "full", "telling", "slow")
 
 
 def install(site: Path) -> None:

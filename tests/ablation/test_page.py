@@ -105,11 +105,13 @@ def test_what_runs_say_is_text_and_never_markup(tmp_path):
     assert "\\<script>" in (tmp_path / "results.md").read_text()
 
 
-@pytest.mark.skipif(BROWSER is None, reason="needs a browser")
+@pytest.mark.slow
 def test_the_page_works_in_a_browser_without_network(report):
     """Nothing is requested or reported, nothing is wider than the screen, tables sort, dark is dark."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as engine:
+    from playwright.sync_api import sync_playwright
+
+    assert BROWSER, "this test needs chromium or google-chrome on the path"
+    with sync_playwright() as engine:
         browser = engine.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
         for width, scheme in ((1280, "light"), (390, "dark")):
             page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)

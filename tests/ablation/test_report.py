@@ -129,7 +129,8 @@ def test_the_formats_tell_the_same(studied):
 
 
 def test_parquet_holds_what_csv_holds(studied):
-    parquet = pytest.importorskip("pyarrow.parquet")
+    from pyarrow import parquet
+
     table = parquet.read_table(studied.directory / "results.parquet").to_pylist()
     lines = records(studied.directory / "results.csv")
     assert [run["run_id"] for run in table] == [run["run_id"] for run in lines]
@@ -240,10 +241,11 @@ def test_latex_is_well_formed_whatever_the_names(tmp_path):
         assert {len(re.findall(r"(?<!\\)&", line)) + 1 for line in lines} == {len(table[0])}
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs a LaTeX")
+@pytest.mark.slow
 def test_latex_compiles(studied, tmp_path):
     source = rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}\input{{{studied.directory}/results}}"
     (tmp_path / "paper.tex").write_text(source + r"\end{document}")
+    assert shutil.which("pdflatex"), "this test needs pdflatex on the path"
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:]

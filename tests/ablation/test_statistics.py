@@ -8,6 +8,7 @@ import random
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from mixerzoo.ablation import statistics
 from mixerzoo.ablation.statistics import (
@@ -23,17 +24,15 @@ from mixerzoo.ablation.statistics import (
     t_quantile,
 )
 
-SCIPY = pytest.importorskip("scipy.stats")
-
 
 @pytest.mark.parametrize("degrees", [1, 2, 4, 9, 30, 200])
 def test_students_quantile_is_scipys(degrees):
-    assert t_quantile(degrees) == pytest.approx(SCIPY.t.ppf(0.975, degrees))
+    assert t_quantile(degrees) == pytest.approx(scipy.stats.t.ppf(0.975, degrees))
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 10, 20])
 def test_the_studentized_range_is_scipys(count):
-    assert studentized_range_quantile(count) == pytest.approx(SCIPY.studentized_range.ppf(0.95, count, np.inf))
+    assert studentized_range_quantile(count) == pytest.approx(scipy.stats.studentized_range.ppf(0.95, count, np.inf))
 
 
 def test_nemenyis_critical_values_are_the_published_ones():
@@ -52,7 +51,7 @@ def test_the_critical_difference_is_that_of_demsars_example():
 def test_the_interval_of_few_values_is_that_of_all_their_resamples(values):
     n = len(values)
     means = sorted(sum(drawn) / n for drawn in itertools.product(values, repeat=n))
-    level = SCIPY.norm.cdf(-math.sqrt(n / (n - 1)) * SCIPY.t.ppf(0.975, n - 1))
+    level = scipy.stats.norm.cdf(-math.sqrt(n / (n - 1)) * scipy.stats.t.ppf(0.975, n - 1))
     low, high = means[math.ceil(level * len(means)) - 1], means[math.ceil((1 - level) * len(means)) - 1]
     assert interval(values) == (pytest.approx(low), pytest.approx(high))
 
@@ -60,7 +59,7 @@ def test_the_interval_of_few_values_is_that_of_all_their_resamples(values):
 def test_the_interval_of_many_values_is_near_students():
     values = np.random.default_rng(0).normal(5, 2, 50)
     low, high = interval(list(values))
-    half = SCIPY.t.ppf(0.975, 49) * values.std(ddof=1) / math.sqrt(50)
+    half = scipy.stats.t.ppf(0.975, 49) * values.std(ddof=1) / math.sqrt(50)
     assert abs(low - (values.mean() - half)) < half / 10 and abs(high - (values.mean() + half)) < half / 10
 
 
@@ -125,8 +124,8 @@ def test_equal_arms_are_told_apart_in_one_case_of_twenty():
 
 def test_ranks_are_scipys():
     values = [0.3, 0.9, 0.3, 0.1, 0.9, 0.5]
-    assert ranks(values, higher_is_better=False) == list(SCIPY.rankdata(values))
-    assert ranks(values, higher_is_better=True) == list(SCIPY.rankdata([-value for value in values]))
+    assert ranks(values, higher_is_better=False) == list(scipy.stats.rankdata(values))
+    assert ranks(values, higher_is_better=True) == list(scipy.stats.rankdata([-value for value in values]))
 
 
 @pytest.mark.parametrize("higher", [True, False])

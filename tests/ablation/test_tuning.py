@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from mixerzoo.ablation.choice import choose
 from mixerzoo.ablation.events import Finished, Progress
 from mixerzoo.ablation.grid import Grid, expand
@@ -70,7 +68,6 @@ def test_what_failed_or_was_given_up_is_never_chosen():
 
 
 def test_halving_stops_what_falls_behind_and_goes_on_from_the_store(tmp_path):
-    pytest.importorskip("optuna")
     asked = grid(mixers=["gla"], tune={"train.lr": "1e-4..1e-1"}, search="asha", trials=6, set={"train.steps": 500})
     runs, store = expand(asked), Store(tmp_path)
     search = HalvingSearch(runs, asked.search, store)
