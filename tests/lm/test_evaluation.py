@@ -224,7 +224,6 @@ def test_a_mistake_is_one_line(folder, capsys, monkeypatch, arguments, message):
 
 def test_the_harness_scores_tasks_of_ones_own(tmp_path):
     """EleutherAI's, offline: a multiple choice whose answer the test works out, and a free generation."""
-    pytest.importorskip("lm_eval")
     questions = [{"question": f"{a}+{b}=", "choices": ["1", "2", "34"], "answer": (a + b) % 3} for a, b in
                  ((1, 1), (2, 3), (4, 4), (0, 7), (5, 6))]  # fmt: skip
     (tmp_path / "questions.jsonl").write_text("".join(json.dumps(question) + "\n" for question in questions))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as Picture
+from sklearn.datasets import load_digits
 
 from mixerzoo.tasks import BackboneConfig, TrainConfig, build_task
 from mixerzoo.tasks.lra.image import Image, augmented
@@ -231,7 +232,7 @@ def test_without_files_there_is_no_image_task() -> None:
 
 
 def test_digits_are_sequences_of_64_greys() -> None:
-    digits = pytest.importorskip("sklearn.datasets").load_digits()
+    digits = load_digits()
     plain, permuted = (build_task({"name": "diagnostics/digits", "permuted": p}) for p in (False, True))
     batches = [next(task.batches("valid", seed=0, batch_size=360)) for task in (plain, permuted)]
     published = {
@@ -246,7 +247,6 @@ def test_digits_are_sequences_of_64_greys() -> None:
 
 
 def test_digits_are_learned_in_a_hundred_steps() -> None:
-    pytest.importorskip("sklearn")
     task = build_task("diagnostics/digits")
     torch.manual_seed(0)
     backbone = BackboneConfig({"name": "attention", "num_heads": 2}, dim=32, depth=2)

@@ -100,7 +100,6 @@ def test_the_folder_may_be_given_itself(folder) -> None:
 
 
 def test_reviews_come_from_a_data_set_as_well(tmp_path, folder, monkeypatch) -> None:
-    pytest.importorskip("datasets")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for part in ("train", "test"):
         rows = [{"text": text, "label": int(n == "pos")} for (p, n, _), text in REVIEWS.items() if p == part]
