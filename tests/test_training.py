@@ -122,19 +122,32 @@ def test_the_metric_of_a_split_does_not_depend_on_how_it_is_cut(task):
     assert model.training
 
 
-def test_a_meter_counts_on_after_an_interruption():
-    first = Meter()
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+
+def test_a_meter_counts_on_after_an_interruption(no_gpu):
     memory = torch.ones(20_000_000)
-    state = {**first.read(), "energy_joules": 5.0}
-    second = Meter()
-    second.load_state_dict(state)
-    assert second.read()["seconds"] >= state["seconds"]
-    assert second.read()["peak_memory_bytes"] >= memory.numel() * 4
-    del memory
-    assert Meter().read()["peak_memory_bytes"] < state["peak_memory_bytes"]
+    meter = Meter()
+    assert meter.read()["peak_memory_bytes"] >= memory.numel() * 4
+    meter.load_state_dict({"seconds": 1000.0, "energy_joules": 5.0, "peak_memory_bytes": 2**60})
+    read = meter.read()
+    assert 1000 <= read["seconds"] < 2000
+    assert read["peak_memory_bytes"] == 2**60
 
 
-def test_energy_is_the_processors_counters_which_start_again_at_their_end(tmp_path, monkeypatch):
+def test_a_meter_begins_with_the_peak_forgotten(no_gpu, tmp_path, monkeypatch):
+    monkeypatch.setattr("mixerzoo.tasks.meter.PROCESS", tmp_path)
+    (tmp_path / "status").write_text("VmPeak:\t 9000 kB\nVmHWM:\t    2048 kB\n")
+    (tmp_path / "clear_refs").touch()
+    assert Meter().read()["peak_memory_bytes"] == 2048 * 1024
+    assert (tmp_path / "clear_refs").read_text() == "5"  # proc(5): the peak becomes what is resident now
+    (tmp_path / "status").unlink()
+    assert Meter().read()["peak_memory_bytes"] is None
+
+
+def test_energy_is_the_processors_counters_which_start_again_at_their_end(no_gpu, tmp_path, monkeypatch):
     for name, energy in (("intel-rapl:0", 9_000_000), ("intel-rapl:1", 1_000_000), ("intel-rapl:0:0", 0)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "energy_uj").write_text(str(energy))

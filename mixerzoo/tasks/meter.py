@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 POWERCAP = Path("/sys/class/powercap")
+PROCESS = Path("/proc/self")
 
 
 class Meter:
@@ -44,7 +45,7 @@ def peak_memory() -> int | None:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = (PROCESS / "status").read_text().splitlines()
     except OSError:
         return None
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), None)
@@ -55,7 +56,7 @@ def _reset_peak_memory() -> None:
         torch.cuda.reset_peak_memory_stats()
         return
     try:
-        Path("/proc/self/clear_refs").write_text("5")
+        (PROCESS / "clear_refs").write_text("5")
     except OSError:
         return  # then the peak is the process's whole life's
 
