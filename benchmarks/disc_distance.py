@@ -16,12 +16,12 @@ ROWS, TRAINING_BATCHES = 100, 200
 
 
 def disc_distance_accuracy(task: Task) -> float:
-    """Accuracy on the validation images of a Pathfinder task."""
+    """Accuracy on the test images of a Pathfinder task."""
     near, labels = _distances(task, "train", TRAINING_BATCHES)
     counts = np.zeros((int(near.max()) + 1, 2))
     np.add.at(counts, (near, labels), 1)
     guesses = counts.argmax(1)
-    near, labels = _distances(task, "valid", None)
+    near, labels = _distances(task, "test", None)
     return float((guesses[np.minimum(near, len(guesses) - 1)] == labels).mean())
 
 

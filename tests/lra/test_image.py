@@ -162,7 +162,8 @@ def test_training_runs_and_names_its_protocol(tmp_path, protocol) -> None:
     points = list(fit(model, task, TrainConfig(steps=1, batch_size=2), seed=0))
     assert points[-1].tokens == 2048
     measured = task.measure(model, BACKBONE)
-    assert set(measured.values) == {"test accuracy", "majority class"}
+    labels = torch.cat([batch["labels"] for batch in task.batches("test", seed=0, batch_size=64)])
+    assert measured.values == {"majority class": labels.bincount().max() / len(labels)}
     assert f"Protocol {protocol}" in measured.note
 
 
@@ -234,7 +235,7 @@ def test_without_files_there_is_no_image_task() -> None:
 def test_digits_are_sequences_of_64_greys() -> None:
     digits = load_digits()
     plain, permuted = (build_task({"name": "diagnostics/digits", "permuted": p}) for p in (False, True))
-    batches = [next(task.batches("valid", seed=0, batch_size=360)) for task in (plain, permuted)]
+    batches = [next(task.batches("test", seed=0, batch_size=360)) for task in (plain, permuted)]
     published = {
         (tuple(row), label) for row, label in zip(digits.data.astype(int).tolist(), digits.target, strict=True)
     }
@@ -244,14 +245,20 @@ def test_digits_are_sequences_of_64_greys() -> None:
     assert torch.equal(batches[0]["inputs"].sort(1).values, batches[1]["inputs"].sort(1).values)
     assert not torch.equal(batches[0]["inputs"], batches[1]["inputs"])
     assert plain.fingerprint != permuted.fingerprint
+    everything = [
+        tuple(row)
+        for split, size in {"train": 1293, "valid": 144, "test": 360}.items()
+        for row in next(plain.batches(split, seed=0, batch_size=size))["inputs"].tolist()
+    ]
+    assert sorted(everything) == sorted(map(tuple, digits.data.astype(int).tolist()))
 
 
-def test_digits_are_learned_in_a_hundred_steps() -> None:
+def test_digits_are_learned_in_two_hundred_steps() -> None:
     task = build_task("diagnostics/digits")
     torch.manual_seed(0)
     backbone = BackboneConfig({"name": "attention", "num_heads": 2}, dim=32, depth=2)
     model = task.build_model(backbone)
-    *_, last = fit(model, task, TrainConfig(steps=100, batch_size=64, lr=3e-3, evaluate_every=100), seed=0)
+    *_, last = fit(model, task, TrainConfig(steps=200, batch_size=64, lr=3e-3, evaluate_every=200), seed=0)
     assert last.metric > 0.75
-    assert last.tokens == 100 * 64 * 64
+    assert last.tokens == 200 * 64 * 64
     assert task.measure(model, backbone).values["majority class"] < 0.2

@@ -108,7 +108,7 @@ def test_long_expressions_are_cut(listops_dir) -> None:
 @pytest.mark.parametrize("from_files", [False, True])
 def test_listops_baselines_agree_with_counting(listops_dir, from_files) -> None:
     task = ListOps(lra_dir=str(listops_dir)) if from_files else ListOps(**{**GENERATED, "held_out_samples": 300})
-    batches = list(task.batches("valid", seed=0, batch_size=50))
+    batches = list(task.batches("test", seed=0, batch_size=50))
     labels = torch.cat([batch["labels"] for batch in batches]).tolist()
     roots = torch.cat([batch["inputs"][:, 0] for batch in batches]).tolist()
     values = task.measure(task.build_model(BACKBONE), BACKBONE).values

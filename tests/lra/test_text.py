@@ -116,9 +116,9 @@ def test_training_runs_and_measures_the_test(folder) -> None:
     points = list(fit(model, task, TrainConfig(steps=2, batch_size=4, evaluate_every=2), seed=0))
     assert points[-1].metric is not None
     measured = task.measure(model, BACKBONE)
-    labels = torch.cat([batch["labels"] for batch in task.batches("valid", seed=0, batch_size=4)]).double()
+    labels = torch.cat([batch["labels"] for batch in task.batches("test", seed=0, batch_size=4)]).double()
     share = float(labels.mean())
-    assert measured.values == {"test accuracy": task.accuracy(model, "test"), "majority class": max(share, 1 - share)}
+    assert measured.values == {"majority class": max(share, 1 - share)}
     assert "Protocol standard. 100% of the training reviews reach 40 tokens" in measured.note
 
 

@@ -16,8 +16,6 @@ from mixerzoo.tasks.config import BackboneConfig
 
 from .encoder import SequenceClassifier
 
-EVALUATION_BATCH = 64
-
 
 @dataclass(frozen=True)
 class SequenceClassification(Task):
@@ -61,16 +59,6 @@ class SequenceClassification(Task):
     def state_size(self, model: nn.Module, length: int) -> int:
         """Of the scan in one direction."""
         return cast(SequenceClassifier, model).state_size(length)
-
-    @torch.no_grad()
-    def accuracy(self, model: nn.Module, split: str) -> float:
-        """Of a trained model on a whole split."""
-        device, correct, count = next(model.parameters()).device, 0, 0
-        model.eval()
-        for batch in self.batches(split, seed=0, batch_size=EVALUATION_BATCH):
-            right, rows = self.score(model, {name: part.to(device) for name, part in batch.items()})
-            correct, count = correct + int(right), count + int(rows)
-        return correct / count
 
     def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
         return model(batch["inputs"], mask=batch.get("mask")).float()

@@ -84,14 +84,14 @@ class Image(PixelClassification):
             yield {"inputs": inputs, "labels": torch.from_numpy(labels[chosen[rows]].astype(np.int64))}
 
     def measure(self, model: nn.Module, backbone: BackboneConfig) -> Measurements:
-        """Test accuracy, and what a predictor scores that knows nothing."""
-        labels = np.asarray(self._data["train_labels"])[self._rows("valid")]
+        """What a predictor scores on the test split that knows nothing."""
+        labels = np.asarray(self._data["test_labels"])
         guess = float(np.bincount(labels, minlength=self.classes).max() / len(labels))
         if self.protocol == "standard":
             note = "Protocol standard: greys, one scan over the rows, no augmentation."
         else:
             note = "Protocol hgrn: colours, scans along both axes, crops and flips. Not comparable with greys."
-        return Measurements({"test accuracy": self.accuracy(model, "test"), "majority class": guess}, note)
+        return Measurements({"majority class": guess}, note)
 
     def _rows(self, split: str) -> np.ndarray:
         if split == "test":

@@ -82,15 +82,12 @@ class Pathfinder(PixelClassification):
             yield {"inputs": torch.from_numpy(images).flatten(1)[..., None], "labels": torch.from_numpy(labels)}
 
     def measure(self, model: nn.Module, backbone: BackboneConfig) -> Measurements:
-        """Test accuracy, and what a predictor scores that knows nothing."""
+        """What a predictor scores on the test split that knows nothing."""
         labels = self._data["labels"]
-        valid = np.asarray(labels[len(labels) * 8 // 10 : len(labels) * 9 // 10])
+        share = float(np.mean(labels[len(labels) * 9 // 10 :]))
         source = "files" if self.lra_dir else "generated here"
         return Measurements(
-            {
-                "test accuracy": self.accuracy(model, "test"),
-                "majority class": float(max(valid.mean(), 1 - valid.mean())),
-            },
+            {"majority class": max(share, 1 - share)},
             f"Protocol {self.protocol}. {self.resolution} x {self.resolution} pixels, contours of "
             f"{self.contour_length} dashes ({source}); "
             f"Long Range Arena's have {'128 x 128' if self.resolution == 128 else '32 x 32'} and 14.",

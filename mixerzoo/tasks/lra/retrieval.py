@@ -92,10 +92,10 @@ class Retrieval(PairClassification):
             yield pair_batch(codes, data["labels"][rows])
 
     def measure(self, model: nn.Module, backbone: BackboneConfig) -> Measurements:
-        """Test accuracy, and what a predictor scores that knows nothing."""
-        share = float(np.asarray(self._data["valid"]["labels"]).mean())
+        """What a predictor scores on the test split that knows nothing."""
+        share = float(np.asarray(self._data["test"]["labels"]).mean())
         return Measurements(
-            {"test accuracy": self.accuracy(model, "test"), "majority class": max(share, 1 - share)},
+            {"majority class": max(share, 1 - share)},
             f"Protocol {self.protocol}, head {self.head}, texts cut at {self.max_tokens} tokens; Long Range Arena's at "
             "4000.",
         )

@@ -20,14 +20,13 @@ from mixerzoo.tasks.base import Batch, Measurements, Metric, Task
 from mixerzoo.tasks.config import BackboneConfig
 
 from .cost import forward_peak_bytes, images_per_second
-from .data import digit_arrays
+from .data import digit_splits
 from .from_backbone import image_model
 from .receptive_field import receptive_field
 from .zoo_isotropic import IsotropicMixer
 from .zoo_models import backbone_name
 
 SIZE, CLASSES, MEAN, STD = 16, 10, 0.3, 0.37
-SPLIT_SEED = 0
 MEASURED_SIZES, MEASURED_BATCH = (224, 448), 4
 POOLED = 4  # pixels of an image of 224 that are one of its map
 
@@ -58,14 +57,7 @@ class Digits(Task):
 
     @cached_property
     def _parts(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        arrays = digit_arrays()
-        images, labels = arrays["train"]
-        order = np.random.default_rng(SPLIT_SEED).permutation(len(images))
-        held_out, kept = np.split(order, [len(images) // 10 + 1])
-        parts = {"train": (images[kept], labels[kept]), "valid": (images[held_out], labels[held_out])}
-        return {
-            split: (enlarged(images), labels) for split, (images, labels) in (parts | {"test": arrays["test"]}).items()
-        }
+        return {split: (enlarged(images), labels) for split, (images, labels) in digit_splits().items()}
 
     @cached_property
     def fingerprint(self) -> str:
