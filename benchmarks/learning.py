@@ -110,7 +110,10 @@ STUDIES = {
     ),
     "text-1024": Study(
         "lra/text",
-        ("task.max_tokens=1024", "backbone.dim=32", "train.steps=400", "train.batch_size=16", "train.lr=5e-3"),
+        (
+            *("task.max_tokens=1024", "task.embedding_std=0.2", "backbone.dim=32", "mixer.short_conv=4"),
+            *("train.steps=500", "train.batch_size=8", "train.lr=5e-3", "train.evaluate_every=250"),
+        ),
         (Claim(0.1, baseline="majority class"),),
     ),
     "pathfinder": Study(
