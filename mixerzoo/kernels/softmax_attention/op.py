@@ -60,12 +60,14 @@ def softmax_attention(
 
     if query_position is None or key_position is None:
         query_position = key_position = torch.arange(T, device=q.device)[None]
-    distance = query_position[:, :, None] - key_position[:, None, :]
-    allowed = (key_position >= 0)[:, None, :].expand(distance.shape)
+    query_position, key_position = query_position[:, :, None], key_position[:, None, :]
+    allowed = key_position >= 0  # [B or 1,1,S], and [B or 1,T,S] where it depends on the query
     if causal:
-        allowed = allowed & (distance >= 0)
+        allowed = allowed & (key_position <= query_position)
     if window is not None:
-        allowed = allowed & (distance.abs() < window)
+        allowed = allowed & (key_position > query_position - window)
+    if window is not None and not causal:
+        allowed = allowed & (key_position < query_position + window)
     if cu_seqlens is not None:
         document = documents(cu_seqlens, T).document
         allowed = allowed & (document[:, None] == document)
