@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .options import Workers
-from .screen import counting, mistakes
+from .screen import counting, fail, mistakes, stopped
 
 app = typer.Typer(help="Make files of data.", rich_markup_mode=None)
 
@@ -38,7 +40,7 @@ def listops(
     """Make Long Range Arena's ListOps, in the released archive's layout."""
     from mixerzoo.tasks.lra.listops_generator import write_listops
 
-    with mistakes():
+    with mistakes(), writing(out):
         files = write_listops(out, samples, seed, workers=workers, progress=counting("samples"))
     typer.echo(f"written: {', '.join(map(str, files))}")
 
@@ -55,8 +57,19 @@ def pathfinder(
     """Make Long Range Arena's Pathfinder or Path-X, in the released archive's layout."""
     from mixerzoo.tasks.lra.pathfinder_files import write_pathfinder
 
-    with mistakes():
+    with mistakes(), writing(out):
         folder = write_pathfinder(
             out, resolution, samples, seed, contour_length=contour_length, workers=workers, progress=counting("images")
         )
     typer.echo(f"written: {folder}")
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Inside, an OSError is a folder that can't be written, or a full disk. What isn't whole is removed."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        stopped("nothing is kept")
+    except OSError as error:
+        fail(f"cannot write to {out}: {error.strerror}; remedy: another --out")

@@ -77,6 +77,12 @@ def test_one_model_takes_both_sizes_and_is_measured_on_both() -> None:
     assert set(task.measure(model, BackboneConfig()).values) == {"at 80 pixels"}
 
 
+@pytest.mark.parametrize("field", ["patch_size", "train_images", "valid_images"])
+def test_nothing_to_see_is_refused(field) -> None:
+    with pytest.raises(ValueError, match=f"task.{field} must be at least 1, got 0"):
+        build_task({"name": "diagnostics/arrow-pointing", field: 0})
+
+
 @pytest.mark.parametrize("settings", [{"size": 100}, {"size": 64}, {"valid_size": 97}])
 def test_impossible_sizes_are_refused(settings) -> None:
     with pytest.raises(ValueError, match=r"must be a multiple of patch_size = 8 and at least 75 at scale = 0\.5, got"):

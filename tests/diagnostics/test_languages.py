@@ -119,6 +119,12 @@ def test_the_curve_shows_where_a_model_ends() -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
+def test_the_curve_begins_with_words_of_one_symbol(language) -> None:
+    task = language(shortest=1, longest=1, test_longest=3, valid_words=2)
+    assert set(task.accuracy_by_length(task.build_model(BackboneConfig("gla", dim=32, depth=1)))) <= {1, 2, 3}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
 def test_models_are_causal_and_read_the_last_symbol(language) -> None:
     task = language()
     model = task.build_model(BackboneConfig("gla", dim=32, depth=1)).eval()
@@ -134,6 +140,7 @@ def test_models_are_causal_and_read_the_last_symbol(language) -> None:
     [
         ({"longest": 256}, "shortest <= task.longest < task.test_longest must hold, got 3, 256 and 256"),
         ({"shortest": 0}, "got 0, 40 and 256"),
+        ({"valid_words": 0}, "task.valid_words must be at least 1, got 0"),
     ],
 )
 def test_mistakes_are_explained(settings, message) -> None:

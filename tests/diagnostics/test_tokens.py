@@ -117,6 +117,9 @@ SOLVERS = {
 }
 
 
+TOKEN_TASKS = ["mqar", *(task.name for task in SOLVERS)]
+
+
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: f"{task.name}-{task.length}")
 def test_labels_agree_with_a_solver_that_reads_token_by_token(task) -> None:
     tokens, labels = task.generate(np.random.default_rng(3), 300)
@@ -202,6 +205,8 @@ def test_mqar_has_a_second_name() -> None:
 @pytest.mark.parametrize(
     ("task", "message"),
     [
+        *(({"name": name, "valid_sequences": 0}, "valid_sequences must be at least 1, got 0") for name in TOKEN_TASKS),
+        ({"name": "mqar", "num_pairs": 0}, "task.num_pairs must be at least 1, got 0"),
         ({"name": "diagnostics/induction", "length": 3}, "task.length must be at least 4"),
         ({"name": "diagnostics/in-context-recall", "length": 9}, "must be even and at least 2 and 4, got 16 and 9"),
         ({"name": "diagnostics/in-context-recall", "noise": 0.5}, "above 0 just if task.noise_vocab_size is"),

@@ -50,6 +50,14 @@ def test_a_seed_decides_the_files(tmp_path: Path, command: str) -> None:
     assert contents[0] == contents[1] != contents[2]
 
 
+@pytest.mark.parametrize("command", ["listops", "pathfinder"])
+def test_a_folder_that_cannot_be_written_is_explained(tmp_path: Path, command: str) -> None:
+    (tmp_path / "file").touch()
+    arguments = ["data", command, "--out", str(tmp_path / "file"), "--samples", "50", "--workers", "1"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2 and "file: Not a directory; remedy: another --out" in result.output
+
+
 FILES = ("train", "val", "test")
 
 

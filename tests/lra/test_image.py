@@ -218,6 +218,11 @@ def test_training_runs_and_names_its_protocol(tmp_path, protocol) -> None:
             lambda r: (r / "test").rename(r / "validation"),
             r"test must have images in 10 folders, one a class, got 0",
         ),
+        (
+            "folder",
+            lambda r: (r / "test" / "class1").rename(r / "test" / "Class1"),
+            r"test must have the classes of .*train, \['class0', 'class1', .* got \['Class1', 'class0'",
+        ),
         ("python", lambda r: (r / "cifar-10-batches-py").rename(r / "data"), r"has neither cifar-10-batches-py"),
     ],
 )

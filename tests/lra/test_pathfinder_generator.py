@@ -149,6 +149,16 @@ def test_existing_images_are_left_alone(tmp_path) -> None:
         write_pathfinder(tmp_path, 16, 3, contour_length=4, workers=1)
 
 
+def test_what_is_interrupted_leaves_no_images(tmp_path) -> None:
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_pathfinder(tmp_path, 16, 3, contour_length=4, workers=1, progress=interrupt)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert write_pathfinder(tmp_path, 16, 3, contour_length=4, workers=1).is_dir()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

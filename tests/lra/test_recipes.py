@@ -184,7 +184,7 @@ def test_a_recipe_trains(name, task) -> None:
             "hgrn3",
             r"unknown recipe for lra/text 'hgrn3'; did you mean hgrn2 or hgrn1.*remedy: one of these",
         ),
-        ("diagnostics/parity", "hgrn2", r"unknown recipe for diagnostics/parity 'hgrn2'"),
+        ("diagnostics/parity", "hgrn2", r"diagnostics/parity has no recipes, got 'hgrn2'; remedy: leave it out"),
         ("lra/text", "none.toml", r"cannot read the recipe 'none.toml'"),
     ],
 )

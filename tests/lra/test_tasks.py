@@ -197,11 +197,12 @@ def test_a_changed_file_is_read_again(listops_dir) -> None:
         ("Source\tTarget\n[MIN 1 2 ]\n", r"basic_test.tsv line 2 must be an expression, a tab and a digit"),
         ("Source\tTarget\n[MIN 1 2 ]\t11\n", r"basic_test.tsv line 2 must be an expression, a tab and a digit"),
         ("Source\tTarget\n", r"basic_test.tsv has no expressions"),
+        ("Source\tTarget\n[MIN 1 \xe9 ]\t1\n", r"basic_test.tsv line 2 has the unknown symbol '\ufffd'"),
     ],
 )
 def test_broken_listops_files_are_named(listops_dir, content, message) -> None:
     file = listops_dir / "listops-1000" / "basic_test.tsv"
-    file.unlink() if content is None else file.write_text(content)
+    file.unlink() if content is None else file.write_text(content, encoding="latin-1")
     with pytest.raises(ValueError, match=message):
         _ = ListOps(lra_dir=str(listops_dir)).fingerprint
 
@@ -226,12 +227,37 @@ def test_broken_listops_files_are_named(listops_dir, content, message) -> None:
             lambda folder: Image.new("L", (8, 16)).save(folder / "imgs" / "0" / "sample_5.png"),
             r"sample_5.png must have 16 x 16 pixels, got 8 x 16",
         ),
+        (
+            lambda folder: (folder / "metadata" / "0.npy").write_text("imgs/0 sample_5.png 5 1\n"),
+            r"metadata must name at least 10 images, for a split of 80 / 10 / 10, got 1",
+        ),
     ],
 )
 def test_broken_pathfinder_files_are_named(pathfinder_dir, break_it, message) -> None:
     break_it(pathfinder_dir / "pathfinder16" / "curv_contour_length_3")
     with pytest.raises(ValueError, match=message):
         _ = Pathfinder(lra_dir=str(pathfinder_dir), **SMALL).fingerprint
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_files_are_found_wherever_the_archive_was_unpacked(tmp_path, listops_dir, pathfinder_dir, depth) -> None:
+    nested = tmp_path.joinpath("unpacked", *["lra_release"] * depth)
+    nested.parent.mkdir(parents=True, exist_ok=True)
+    assert listops_dir == pathfinder_dir
+    listops_dir.rename(nested)
+    assert ListOps(lra_dir=str(tmp_path / "unpacked")).fingerprint
+    assert Pathfinder(lra_dir=str(tmp_path / "unpacked"), **SMALL).fingerprint
+
+
+def test_images_of_another_size_are_not_taken(pathfinder_dir) -> None:
+    with pytest.raises(ValueError, match=r"pathfinder16.*_5.*with the task.resolution and task.contour_length of its"):
+        _ = Pathfinder(lra_dir=str(pathfinder_dir)).fingerprint
+
+
+@pytest.mark.parametrize("field", ["held_out_samples", "max_tokens"])
+def test_an_empty_listops_is_refused(field) -> None:
+    with pytest.raises(ValueError, match=f"task.{field} must be at least 1, got 0"):
+        build_task({"name": "lra/listops", field: 0})
 
 
 def test_path_x_is_pathfinder_at_128(tmp_path) -> None:

@@ -68,6 +68,9 @@ class ArrowPointing(Task):
     }
 
     def __post_init__(self) -> None:
+        for name in ("patch_size", "train_images", "valid_images"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"task.{name} must be at least 1, got {getattr(self, name)}")
         for name in ("size", "valid_size"):
             value = getattr(self, name)
             if value % self.patch_size or value < 5 * BORDER * self.scale:

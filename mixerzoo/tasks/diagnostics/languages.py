@@ -28,7 +28,7 @@ from mixerzoo.tasks.base import Batch, Measurements, Metric, Series
 from mixerzoo.tasks.config import BackboneConfig
 from mixerzoo.tasks.lra.classification import SequenceClassification, padded
 
-from .mqar import VALID_SEED
+from .tokens import VALID_SEED
 
 MODULUS = 5
 CURVE = (0.5, 1.0, 1.6, 3.2, 6.4)  # lengths of the curve, in units of the longest in training
@@ -68,6 +68,8 @@ class LengthExtrapolation(SequenceClassification):
                 "1 <= task.shortest <= task.longest < task.test_longest must hold, got "
                 f"{self.shortest}, {self.longest} and {self.test_longest}"
             )
+        if self.valid_words < 1:
+            raise ValueError(f"task.valid_words must be at least 1, got {self.valid_words}")
 
     @abstractmethod
     def draw(self, rng: np.random.Generator, length: int) -> tuple[str, int]:
@@ -109,7 +111,7 @@ class LengthExtrapolation(SequenceClassification):
         model.eval()
         curve = {}
         for share in CURVE:
-            length = self.nearest(min(self.test_longest, round(share * self.longest)))
+            length = self.nearest(max(1, min(self.test_longest, round(share * self.longest))))
             correct = count = 0
             for batch in self.batches(f"length-{length}", seed=0, batch_size=EVALUATION_BATCH):
                 right, words = self.score(model, {name: part.to(device) for name, part in batch.items()})

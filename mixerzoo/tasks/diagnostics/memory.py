@@ -36,6 +36,7 @@ class SelectiveCopy(TokenTask):
     name: ClassVar[str] = "diagnostics/selective-copy"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.vocab_size < 3 or not 1 <= self.num_copy <= (self.length - 1) // 2:
             raise ValueError(
                 f"task.num_copy must be from 1 to (length - 1) / 2 = {(self.length - 1) // 2} and task.vocab_size at "
@@ -67,6 +68,7 @@ class Memorization(TokenTask):
     name: ClassVar[str] = "diagnostics/memorization"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.vocab_size < 2 or self.vocab_size % 2 or self.length % 2 or self.length < 2:
             raise ValueError(f"task.vocab_size and task.length must be even, got {self.vocab_size} and {self.length}")
 
@@ -99,6 +101,7 @@ class Compression(TokenTask):
     name: ClassVar[str] = "diagnostics/compression"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.length < 2 or self.vocab_size < 2:
             raise ValueError(
                 f"task.length and task.vocab_size must be at least 2, got {self.length} and {self.vocab_size}"

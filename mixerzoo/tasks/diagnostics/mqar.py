@@ -10,26 +10,19 @@ come soon after the pairs.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from mixerzoo.tasks.base import Batch, Metric, Task
-from mixerzoo.tasks.config import BackboneConfig
-from mixerzoo.tasks.lm.model import IGNORED, LanguageModel, token_loss
+from mixerzoo.tasks.base import Metric
 
-VALID_SEED = 2**31  # training seeds lie below it, so that no splits share a random stream
-HELD_OUT_SEEDS = {"valid": VALID_SEED, "test": VALID_SEED + 1}
+from .tokens import TokenTask, no_labels
 
 
 @dataclass(frozen=True)
-class MQAR(Task):
+class MQAR(TokenTask):
     """Recall the value of each of `num_pairs` keys when it appears again. Fresh sequences in every training batch.
 
     The defaults are the small setting, which two CPU cores can learn; Zoology's first is length=64, vocab_size=8192.
@@ -37,13 +30,10 @@ class MQAR(Task):
     """
 
     length: int = 32
-    num_pairs: int = 4
     vocab_size: int = 64
+    num_pairs: int = 4
     power: float = 0.01
     random_fillers: bool = False
-    valid_sequences: int = 512
-    tie_embeddings: bool = True
-    embedding_std: float = 0.2
 
     name: ClassVar[str] = "mqar"
     metric: ClassVar[Metric] = Metric("accuracy", "fraction of queries", higher_is_better=True)
@@ -53,48 +43,20 @@ class MQAR(Task):
         "train.lr": 1e-2,
         "attention:train.lr": 3e-3,  # measured: at 1e-2 it stays on the plateau where it guesses among the pairs
     }
-    mixer_keywords: ClassVar[Mapping[str, Any]] = {"short_conv": 4}
 
     def __post_init__(self) -> None:
-        if self.length % 2 or self.length < 4 * self.num_pairs or self.num_pairs < 1:
+        super().__post_init__()
+        if self.num_pairs < 1:
+            raise ValueError(f"task.num_pairs must be at least 1, got {self.num_pairs}")
+        if self.length % 2 or self.length < 4 * self.num_pairs:
             raise ValueError(
                 f"task.length must be even and at least 4 * num_pairs = {4 * self.num_pairs}, got {self.length}"
             )
         if self.vocab_size <= self.length:
             raise ValueError(f"task.vocab_size must be larger than length = {self.length}, got {self.vocab_size}")
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """Of the held-out sets' and the first training sequences, so that a changed random stream shows."""
-        parts = (generate(self, np.random.default_rng(seed), 64) for seed in (*HELD_OUT_SEEDS.values(), 0))
-        return hashlib.sha256(b"".join(array.tobytes() for part in parts for array in part)).hexdigest()[:16]
-
-    def build_model(self, backbone: BackboneConfig) -> nn.Module:
-        return LanguageModel.from_backbone(
-            self.vocab_size, backbone, tie_embeddings=self.tie_embeddings, embedding_std=self.embedding_std
-        )
-
-    def batches(self, split: str, *, seed: int, batch_size: int) -> Iterator[Batch]:
-        if split == "train":
-            if not 0 <= seed < VALID_SEED:
-                raise ValueError(f"seed must be from 0 to {VALID_SEED - 1}, got {seed}")
-            rng = np.random.default_rng(seed)
-            while True:
-                yield _as_batch(*generate(self, rng, batch_size))
-        inputs, labels = generate(self, np.random.default_rng(HELD_OUT_SEEDS[split]), self.valid_sequences)
-        for first in range(0, self.valid_sequences, batch_size):
-            yield _as_batch(inputs[first : first + batch_size], labels[first : first + batch_size])
-
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        return token_loss(model(batch["inputs"]), batch["labels"])
-
-    def score(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        asked = batch["labels"] != IGNORED
-        correct = (model(batch["inputs"]).argmax(-1) == batch["labels"]) & asked
-        return correct.sum(), asked.sum()
-
-    def state_size(self, model: nn.Module, length: int) -> int:
-        return cast(LanguageModel, model).state_size(length)
+    def generate(self, rng: np.random.Generator, rows: int) -> tuple[np.ndarray, np.ndarray]:
+        return generate(self, rng, rows)
 
 
 def generate(task: MQAR, rng: np.random.Generator, rows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -105,7 +67,7 @@ def generate(task: MQAR, rng: np.random.Generator, rows: int) -> tuple[np.ndarra
     values = half + _draw_distinct(rng, np.zeros(task.vocab_size - half), rows, pairs)
     gaps = _draw_distinct(rng, (task.power - 1) * np.log(np.arange(1, slots + 1)), rows, pairs)
     inputs = np.zeros((rows, task.length), dtype=np.int64)
-    labels = np.full_like(inputs, IGNORED)
+    labels = no_labels(rows, task.length)
     inputs[:, 0:context:2], inputs[:, 1:context:2] = keys, values
     np.put_along_axis(inputs, context + 2 * gaps, keys, axis=1)
     np.put_along_axis(labels, context + 2 * gaps, values, axis=1)
@@ -118,7 +80,3 @@ def _draw_distinct(rng: np.random.Generator, log_weights: np.ndarray, rows: int,
     """`count` distinct indices per row, drawn one after the other in proportion to their weights (Gumbel top-k)."""
     scores = log_weights + rng.gumbel(size=(rows, len(log_weights)))
     return np.argsort(-scores, axis=1)[:, :count]
-
-
-def _as_batch(inputs: np.ndarray, labels: np.ndarray) -> Batch:
-    return {"inputs": torch.from_numpy(inputs), "labels": torch.from_numpy(labels)}

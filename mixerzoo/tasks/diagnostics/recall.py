@@ -29,6 +29,7 @@ class Induction(TokenTask):
     name: ClassVar[str] = "diagnostics/induction"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.length < 4 or self.vocab_size < 2:
             raise ValueError(
                 f"task.length must be at least 4 and task.vocab_size 2, got {self.length} and {self.vocab_size}"
@@ -61,6 +62,7 @@ class InContextRecall(TokenTask):
     name: ClassVar[str] = "diagnostics/in-context-recall"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.vocab_size < 2 or self.vocab_size % 2 or self.length < 4 or self.length % 2:
             raise ValueError(
                 "task.vocab_size and task.length must be even and at least 2 and 4, got "
@@ -122,6 +124,7 @@ class FuzzyRecall(TokenTask):
     name: ClassVar[str] = "diagnostics/fuzzy-recall"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.vocab_size < 4 or self.vocab_size % 2 or self.longest < 1 or self.pairs < 1:
             raise ValueError(f"fuzzy recall needs an even vocab_size >= 4 and longest and pairs >= 1, got {self}")
         if self.length < 4 * self.longest:

@@ -17,7 +17,8 @@ from mixerzoo.tasks.base import Batch, Metric, Task
 from mixerzoo.tasks.config import BackboneConfig
 from mixerzoo.tasks.lm.model import IGNORED, LanguageModel, token_loss
 
-from .mqar import HELD_OUT_SEEDS, VALID_SEED
+VALID_SEED = 2**31  # training seeds lie below it, so that no splits share a random stream
+HELD_OUT_SEEDS = {"valid": VALID_SEED, "test": VALID_SEED + 1}
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,10 @@ class TokenTask(Task):
     }
     mixer_keywords: ClassVar[Mapping[str, Any]] = {"short_conv": 4}
 
+    def __post_init__(self) -> None:
+        if self.valid_sequences < 1:
+            raise ValueError(f"task.valid_sequences must be at least 1, got {self.valid_sequences}")
+
     @abstractmethod
     def generate(self, rng: np.random.Generator, rows: int) -> tuple[np.ndarray, np.ndarray]:
         """`rows` sequences: tokens and labels, int64 [rows, length]."""
@@ -63,7 +68,15 @@ class TokenTask(Task):
         )
 
     def batches(self, split: str, *, seed: int, batch_size: int) -> Iterator[Batch]:
-        return stream(self.generate, split, seed, batch_size, self.valid_sequences)
+        if split == "train":
+            if not 0 <= seed < VALID_SEED:
+                raise ValueError(f"seed must be from 0 to {VALID_SEED - 1}, got {seed}")
+            rng = np.random.default_rng(seed)
+            while True:
+                yield _as_batch(*self.generate(rng, batch_size))
+        inputs, labels = self.generate(np.random.default_rng(HELD_OUT_SEEDS[split]), self.valid_sequences)
+        for first in range(0, self.valid_sequences, batch_size):
+            yield _as_batch(inputs[first : first + batch_size], labels[first : first + batch_size])
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         return token_loss(model(batch["inputs"]), batch["labels"])
@@ -75,19 +88,6 @@ class TokenTask(Task):
 
     def state_size(self, model: nn.Module, length: int) -> int:
         return cast(LanguageModel, model).state_size(length)
-
-
-def stream(generate: Any, split: str, seed: int, batch_size: int, held_out: int) -> Iterator[Batch]:
-    """Batches of `generate(rng, rows)`: without end for "train", else the split's `held_out` sequences."""
-    if split == "train":
-        if not 0 <= seed < VALID_SEED:
-            raise ValueError(f"seed must be from 0 to {VALID_SEED - 1}, got {seed}")
-        rng = np.random.default_rng(seed)
-        while True:
-            yield _as_batch(*generate(rng, batch_size))
-    inputs, labels = generate(np.random.default_rng(HELD_OUT_SEEDS[split]), held_out)
-    for first in range(0, held_out, batch_size):
-        yield _as_batch(inputs[first : first + batch_size], labels[first : first + batch_size])
 
 
 def no_labels(rows: int, length: int) -> np.ndarray:

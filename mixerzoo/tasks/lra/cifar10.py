@@ -60,7 +60,7 @@ def cifar10_files(root: Path) -> Files:
             return files
     for folder in (root / "cifar10", root):
         if (folder / "train").is_dir():
-            return Files("images", _images(folder / "train"), _images(folder / "test"))
+            return Files("images", *_images(folder))
     raise ValueError(
         f"{root} has neither {PYTHON}, {BINARY} nor train and test; remedy: unpack CIFAR-10 there, or give its folder"
     )
@@ -121,14 +121,19 @@ def _checked(file: Path, pixels: np.ndarray, labels: Sequence[int] | np.ndarray)
     return pixels, np.asarray(labels, np.uint8)
 
 
-def _images(folder: Path) -> list[Path]:
-    found = sorted(file for file in folder.glob("*/*") if file.suffix.lower() in SUFFIXES)
-    classes = {file.parent.name for file in found}
-    if len(classes) != CLASSES:
-        raise ValueError(
-            f"{folder} must have images in {CLASSES} folders, one a class, got {len(classes)}: {sorted(classes)}"
-        )
-    return found
+def _images(root: Path) -> list[list[Path]]:
+    """The images of `root/train` and of `root/test`."""
+    parts, names = [], []
+    for folder in (root / "train", root / "test"):
+        parts.append(sorted(file for file in folder.glob("*/*") if file.suffix.lower() in SUFFIXES))
+        names.append(sorted({file.parent.name for file in parts[-1]}))
+        if len(names[-1]) != CLASSES:
+            raise ValueError(
+                f"{folder} must have images in {CLASSES} folders, one a class, got {len(names[-1])}: {names[-1]}"
+            )
+        if names[-1] != names[0]:
+            raise ValueError(f"{folder} must have the classes of {root / 'train'}, {names[0]}, got {names[-1]}")
+    return parts
 
 
 def _read_image(file: Path) -> np.ndarray:

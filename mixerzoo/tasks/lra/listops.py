@@ -22,6 +22,7 @@ from mixerzoo.tasks.base import Batch, Measurements
 from mixerzoo.tasks.cache import cached, stamps
 from mixerzoo.tasks.config import BackboneConfig
 
+from .archive import archive_roots
 from .classification import SequenceClassification, padded, ragged, ragged_rows, rows_forever, rows_once
 from .listops_generator import FIRST_OPERATOR, FOLDER, HEADER, SYMBOLS, TreeShape, generate
 
@@ -59,6 +60,9 @@ class ListOps(SequenceClassification):
 
     def __post_init__(self) -> None:
         _ = self.shape
+        for name in ("max_tokens", "held_out_samples"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"task.{name} must be at least 1, got {getattr(self, name)}")
 
     @property
     def shape(self) -> TreeShape:
@@ -129,7 +133,9 @@ class ListOps(SequenceClassification):
 
     @cached_property
     def _files(self) -> dict[str, Mapping[str, np.ndarray]]:
-        folder = _folder(Path(self.lra_dir or "").expanduser())
+        roots = archive_roots(self.lra_dir or "")
+        folders = [*(root / FOLDER for root in roots), roots[0]]
+        folder = next((folder for folder in folders if (folder / SPLITS["train"]).is_file()), folders[0])
         files = {split: folder / name for split, name in SPLITS.items()}
         for file in files.values():
             if not file.is_file():
@@ -144,7 +150,7 @@ def read_listops(file: Path, max_tokens: int = 2000) -> dict[str, np.ndarray]:
     """tokens, starts and answers of a file. Raises ValueError with the line for what isn't ListOps."""
     symbol_of = {symbol: index for index, symbol in enumerate((*SYMBOLS[:10], "]", *SYMBOLS[FIRST_OPERATOR:]))}
     tokens, answers = [], []
-    with open(file, encoding="utf-8") as lines:
+    with open(file, encoding="utf-8", errors="replace") as lines:
         header = next(lines, "")
         if header.rstrip("\n") != HEADER.rstrip("\n"):
             raise ValueError(f"{file} line 1 must be the header Source, tab, Target, got {header[:40]!r}")
@@ -161,12 +167,6 @@ def read_listops(file: Path, max_tokens: int = 2000) -> dict[str, np.ndarray]:
     if not answers:
         raise ValueError(f"{file} has no expressions")
     return {**ragged(tokens), "answers": np.array(answers)}
-
-
-def _folder(root: Path) -> Path:
-    """Where the files are: the archive holds them twice, and a folder of one's own may hold them alone."""
-    candidates = [root / FOLDER, root / "lra_release" / FOLDER, root]
-    return next((folder for folder in candidates if (folder / SPLITS["train"]).is_file()), candidates[0])
 
 
 def _generated(shape: TreeShape, seed: int, count: int) -> Mapping[str, np.ndarray]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import signal
+from collections.abc import Callable, Generator
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from typing import TypeVar
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]
 
 
-def in_order(make: Callable[[int], T], first: int, last: int, workers: int | None) -> Iterator[T]:
+def in_order(make: Callable[[int], T], first: int, last: int, workers: int | None) -> Generator[T, None, None]:
     """`make(i)` for i from `first` up to but without `last`; `workers` processes, by default one a usable core.
 
     `make` must be importable, a module's function or a `functools.partial` of one.
@@ -21,11 +23,23 @@ def in_order(make: Callable[[int], T], first: int, last: int, workers: int | Non
     if workers <= 1:
         yield from map(make, range(first, last))
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_follow_parent) as pool:
         try:
             yield from pool.map(make, range(first, last))
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _follow_parent() -> None:
+    """Ctrl-C is for the parent alone, and a worker doesn't outlive it: else one that is killed leaves them waiting."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    if (parent := parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def usable_cores() -> int:

@@ -24,12 +24,13 @@ from mixerzoo.tasks.base import Batch, Measurements
 from mixerzoo.tasks.cache import cached, stamps
 from mixerzoo.tasks.config import BackboneConfig
 
+from .archive import archive_roots
 from .classification import rows_forever, rows_once
 from .pathfinder_files import pathfinder_folder
 from .pathfinder_generator import PathfinderSpec, generate, pathfinder_spec
 from .pixels import PixelClassification
 
-DATA_SEED, CHUNK = 0, 500
+DATA_SEED, CHUNK, FEWEST = 0, 500, 10
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ class Pathfinder(PixelClassification):
     def __post_init__(self) -> None:
         super().__post_init__()
         pathfinder_spec(self.resolution, self.contour_length)
-        if self.samples < 10:
-            raise ValueError(f"task.samples must be at least 10, for a split of 80 / 10 / 10, got {self.samples}")
+        if self.samples < FEWEST:
+            raise ValueError(f"task.samples must be at least {FEWEST}, for a split of 80 / 10 / 10, got {self.samples}")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -99,9 +100,8 @@ class Pathfinder(PixelClassification):
             spec = pathfinder_spec(self.resolution, self.contour_length)
             key = (spec, self.samples, DATA_SEED)
             return cached(f"pathfinder{self.resolution}", key, partial(_generated, spec, self.samples))
-        root = Path(self.lra_dir).expanduser()
-        roots = [root, root / "lra_release", root / "lra_release" / "lra_release"]
-        folders = [pathfinder_folder(candidate, self.resolution, self.contour_length) for candidate in roots]
+        roots = archive_roots(self.lra_dir)
+        folders = [pathfinder_folder(root, self.resolution, self.contour_length) for root in roots]
         folder = next((folder for folder in folders if folder.is_dir()), folders[0])
         metadata = metadata_files(folder)
         return cached(
@@ -126,7 +126,8 @@ def metadata_files(folder: Path) -> list[Path]:
     files = sorted((folder / "metadata").glob("*.npy"), key=lambda file: (len(file.stem), file.stem))
     if not files:
         raise ValueError(
-            f"{folder / 'metadata'} has no .npy files; remedy: mixerzoo data pathfinder --out DIR, and DIR as lra_dir"
+            f"{folder / 'metadata'} has no .npy files; remedy: mixerzoo data pathfinder --out DIR, and DIR as "
+            "task.lra_dir, with the task.resolution and task.contour_length of its images"
         )
     return files
 
@@ -149,8 +150,10 @@ def read_pathfinder(folder: Path, resolution: int) -> dict[str, np.ndarray]:
                 continue
             images.append(_read_image(picture, resolution))
             labels.append(int(words[3]))
-    if not labels:
-        raise ValueError(f"{folder / 'metadata'} names no images")
+    if len(labels) < FEWEST:
+        raise ValueError(
+            f"{folder / 'metadata'} must name at least {FEWEST} images, for a split of 80 / 10 / 10, got {len(labels)}"
+        )
     return {"images": np.stack(images), "labels": np.array(labels, np.uint8)}
 
 

@@ -10,6 +10,9 @@ contrasts there are.
 
 from __future__ import annotations
 
+import os
+import shutil
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -43,8 +46,8 @@ def write_pathfinder(
 ) -> Path:
     """Write images and metadata below `out`, and return the folder that holds `imgs` and `metadata`.
 
-    The files depend on all but `workers` (all usable cores by default). A batch's metadata are written after its
-    images. Raises ValueError for an unknown resolution, and before anything is drawn if there are images already.
+    The files depend on all but `workers` (all usable cores by default). The folder is there once it is whole. Raises
+    ValueError for an unknown resolution, and before anything is drawn if there are images already.
     """
     spec = pathfinder_spec(resolution, contour_length)
     if samples < 1 or seed < 0:
@@ -52,11 +55,18 @@ def write_pathfinder(
     folder = pathfinder_folder(out, resolution, contour_length)
     if folder.exists():
         raise ValueError(f"{folder} is there already; remedy: another --out, or remove it")
-    (folder / "metadata").mkdir(parents=True)
-    done = 0
-    for count in in_order(partial(_batch, spec, folder, samples, seed), 0, -(-samples // BATCH), workers):
-        done += count
-        progress(done, samples)
+    unfinished, done = folder.with_name(f".{folder.name}.{os.getpid()}"), 0
+    try:
+        (unfinished / "metadata").mkdir(parents=True)
+        batches = in_order(partial(_batch, spec, unfinished, samples, seed), 0, -(-samples // BATCH), workers)
+        with closing(batches):
+            for count in batches:
+                done += count
+                progress(done, samples)
+        unfinished.rename(folder)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
     return folder
 
 

@@ -42,6 +42,8 @@ def lra_recipe(task: str, recipe: str | Path, mixer: str) -> Recipe:
     """
     if Path(recipe).suffix != ".toml":
         known = lra_recipes(task)
+        if not known:
+            raise ValueError(f"{task} has no recipes, got {str(recipe)!r}; remedy: leave it out, or a .toml file")
         if str(recipe) not in known:
             raise ValueError(unknown(f"recipe for {task}", recipe, known) + "; remedy: one of these, or a .toml file")
         recipe = f"{recipe}{_ending(task)}"

@@ -29,6 +29,7 @@ from mixerzoo.tasks.base import Batch, Measurements
 from mixerzoo.tasks.cache import cached, stamps
 from mixerzoo.tasks.config import BackboneConfig
 
+from .archive import archive_roots
 from .characters import BYTE_IDS, PRINTABLE, PROTOCOLS, byte_encoder, character_encoder, character_ids
 from .classification import SequenceClassification, padded, ragged, ragged_rows, rows_forever, rows_once
 from .encoder import PAIR_HEADS, PairClassifier
@@ -108,8 +109,8 @@ class Retrieval(PairClassification):
                 "lra/retrieval needs the ACL Anthology Network's pairs; remedy: task.lra_dir with the folder tsv_data, "
                 "or lra/retrieval-proxy, which is another task"
             )
-        root = Path(self.lra_dir).expanduser()
-        folders = [root / FOLDER, root / "lra_release" / FOLDER, root / "lra_release" / "lra_release" / FOLDER, root]
+        roots = archive_roots(self.lra_dir)
+        folders = [*(root / FOLDER for root in roots), roots[0]]
         folder = next((f for f in folders if any((f / name).is_file() for name in SPLITS.values())), folders[0])
         files = {split: folder / name for split, name in SPLITS.items()}
         for file in files.values():
