@@ -61,40 +61,48 @@ def evaluate_model(
         if source is None and not tasks:
             fail("nothing to evaluate; remedy: --data for a text, for example text:FILE, or --tasks")
         lengths = [number(part, "length") for part in split(text["lengths"])]
-        from mixerzoo.tasks.files import to_json, write_atomically
         from mixerzoo.tasks.lm.data import load_tokens
         from mixerzoo.tasks.lm.evaluation import evaluate_text, plot_lengths, score_tasks
         from mixerzoo.tasks.lm.parts import load_model
         from mixerzoo.tasks.lm.tokens import load_tokenizer
-        from mixerzoo.tasks.provenance import provenance
 
         model = load_model(name).to(_device()).eval()
-        folder = out or (Path(name) if Path(name).is_dir() else Path()) / "evaluation"
-        results: dict[str, Any] = {"model": name, "parameters": model.num_parameters()}
-        if source is not None:
-            wanted = None if source.startswith("tokens:") else tokenizer or name
-            config = _data_config(settings, wanted)
-            tokens, known = load_tokens(config, source)
-            results |= {"data": source, **evaluate_text(model, tokens, known, **{**text, "lengths": lengths})}
-        if tasks:
-            results["tasks"] = score_tasks(model, load_tokenizer(tokenizer or name), tasks, **harness)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            fail(f"cannot write to {folder}: {error.strerror}")
-    write_atomically(folder / "results.json", to_json({**results, "provenance": provenance(sys.argv)}))
+    folder = out or (Path(name) if Path(name).is_dir() else Path()) / "evaluation"
+    about = {"model": name, "parameters": model.num_parameters()}
     console = make_console()
     if source is not None:
+        with mistakes():
+            wanted = tokenizer if source.startswith("tokens:") else tokenizer or name
+            tokens, known = load_tokens(_data_config(settings, wanted), source)
+            results = {**about, "data": source, **evaluate_text(model, tokens, known, **{**text, "lengths": lengths})}
         window = results["sliding"]
         windows = f"windows of {window['context']} tokens, {window['stride']} apart"
         console.print(f"{windows}: {_scores(window)}", soft_wrap=True)
         for entry in results["lengths"]:
             console.print(f"pieces of {entry['length']} tokens: {_scores(entry)}", soft_wrap=True)
+        _write(results, folder / "results.json")
         plot_lengths(results, Path(name).name, folder / "lengths.png")
-    for task, scores in results.get("tasks", {}).get("results", {}).items():
-        numbers = {key.removesuffix(",none"): value for key, value in scores.items() if isinstance(value, float)}
-        console.print(f"{task}: {', '.join(f'{key} {value:.4f}' for key, value in numbers.items())}", soft_wrap=True)
-    console.print(f"written: {folder}/results.json{', lengths.png' * (source is not None)}", soft_wrap=True)
+        console.print(f"written: {folder}/results.json, lengths.png", soft_wrap=True)
+    if tasks:
+        with mistakes():
+            results = {**about, **score_tasks(model, load_tokenizer(tokenizer or name), tasks, **harness)}
+        for task, scores in results["results"].items():
+            numbers = {key.removesuffix(",none"): value for key, value in scores.items() if isinstance(value, float)}
+            line = ", ".join(f"{key} {value:.4f}" for key, value in numbers.items())
+            console.print(f"{task}: {line}", soft_wrap=True)
+        _write(results, folder / "tasks.json")
+        console.print(f"written: {folder}/tasks.json", soft_wrap=True)
+
+
+def _write(results: dict[str, Any], path: Path) -> None:
+    from mixerzoo.tasks.files import to_json, write_atomically
+    from mixerzoo.tasks.provenance import provenance
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, to_json({**results, "provenance": provenance(sys.argv)}))
+    except OSError as error:
+        fail(f"cannot write to {path.parent}: {error.strerror}")
 
 
 def convert_checkpoint(source: Path, target: Path, shard_size: str) -> None:

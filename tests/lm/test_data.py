@@ -51,9 +51,12 @@ def folder(tmp_path, monkeypatch) -> Path:
     lines = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS)
     (tmp_path / "lines.jsonl").write_text(lines)
     (tmp_path / "lines.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    (tmp_path / "cut.gz").write_bytes(gzip.compress(lines.encode())[:-9])
+    (tmp_path / "fake.gz").write_text(lines)
+    (tmp_path / "numbers.jsonl").write_text(lines + '{"text": null}')
     for i, text in enumerate(TEXTS):
         (tmp_path / f"{i:02}.txt").write_text(text)
-    write_table(Table.from_pydict({"text": TEXTS}), tmp_path / "table.parquet")
+    write_table(Table.from_pydict({"text": TEXTS, "number": range(len(TEXTS))}), tmp_path / "table.parquet")
     data = tmp_path / "data"
     data.mkdir()
     for split, part in (("train", TEXTS), ("validation", TEXTS[:10])):
@@ -142,6 +145,11 @@ def test_files_are_tokenized_once_and_again_when_they_change(folder, monkeypatch
             r"has no column 'body' \(data.text_key\), it has text",
         ),
         ("parquet:00.txt", {}, "00.txt is not a parquet file"),
+        ("parquet:data", {}, "data is not a parquet file: .*directory"),
+        ("text:fake.gz", {}, "cannot read 'fake.gz': Not a gzipped file"),
+        ("jsonl:cut.gz", {}, "cannot read 'cut.gz': Compressed file ended"),
+        ("jsonl:numbers.jsonl", {}, r"'text' \(data.text_key\) of jsonl:numbers.jsonl must be text, got None"),
+        ("parquet:table.parquet", {"text_key": "number"}, r"'number' \(data.text_key\) of .* must be text, got 0"),
         ("text:table.parquet", {}, "table.parquet is not UTF-8"),
         ("hfds:data", {"text_key": "body"}, "'data' has no column 'body'"),
         ("hfds:data@tset", {}, "cannot read the data set 'data': .*tset"),
@@ -165,7 +173,7 @@ def test_token_files_survive_what_files_do(tmp_path):
     path, tokenizer = tmp_path / "corpus.bin", byte_tokenizer()
     write_tokens(path, TEXTS, tokenizer, name="bytes")
     assert {file.name for file in tmp_path.iterdir()} == {"corpus.bin", "corpus.json"}
-    with pytest.raises(ValueError, match=r"made with the tokenizer 'bytes', got data\.tokenizer='gpt2'"):
+    with pytest.raises(ValueError, match=r"made with the tokenizer 'bytes', got data\.tokenizer='gpt2'; remedy: leave"):
         load_tokens(DataConfig(tokenizer="gpt2"), f"tokens:{path}")
     path.write_bytes(path.read_bytes()[:-2])
     with pytest.raises(ValueError, match=r"corpus.bin has \d+ bytes, not the \d+ tokens of"):

@@ -154,6 +154,26 @@ def test_checkpoints_of_all_kinds_load_and_others_do_not(tmp_path):
             load_model(str(nowhere))
 
 
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda tensors: tensors.pop("lm_head.weight"), "it lacks lm_head.weight"),
+        (lambda tensors: tensors.update(x=torch.ones(1)), "it has unknown x"),
+        (lambda tensors: tensors.update({"model.norm.weight": torch.ones(3)}), "it has misshapen model.norm.weight"),
+    ],
+)
+def test_a_checkpoint_of_ours_is_loaded_whole_or_not_at_all(folder, damage, message):
+    weights = folder / "model" / "model.safetensors"
+    tensors = load_file(weights)
+    damage(tensors)
+    save_file(tensors, weights, {"format": "pt"})
+    with pytest.raises(ValueError, match=f"doesn't hold the model of its config.json: {message}"):
+        load_model(str(folder / "model"))
+    weights.write_bytes(weights.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"the weights of .*model are damaged: .*; remedy: fetch them again"):
+        load_model(str(folder / "model"))
+
+
 def test_the_command_evaluates_a_text(folder, capsys, monkeypatch):
     source = f"text:{folder / 'text.txt'}"
     code, out, _ = mixerzoo(capsys, monkeypatch, "eval", "lm", folder / "model", "--data", source, "--lengths", "8,32")
@@ -213,6 +233,7 @@ def test_the_command_converts_checkpoints(tmp_path, capsys, monkeypatch):
         (["--data", "embedded", "--set", "train.lr=1"], "error: only settings of data count here, got train"),
         (["--data", "embedded", "--max-tokens", "9", "--lengths", "x"], "error: a length must be a whole number, got"),
         (["--data", "embedded", "--max-tokens", "9", "--lengths", "9"], "error: the text has 9 tokens, a piece needs"),
+        (["--data", "embedded", "--max-tokens", "9", "--lengths", "0"], "error: a length must be at least 1, got 0"),
     ],
 )
 def test_a_mistake_is_one_line(folder, capsys, monkeypatch, arguments, message):
@@ -220,6 +241,19 @@ def test_a_mistake_is_one_line(folder, capsys, monkeypatch, arguments, message):
     assert code == 2
     assert err.splitlines()[-1].startswith(message)
     assert not (folder / "model" / "evaluation").exists()
+
+
+def test_tasks_whose_data_are_not_there_are_explained_and_the_text_is_kept(folder, capsys, monkeypatch):
+    (folder / "away.yaml").write_text(
+        "task: zoo_away\ndataset_path: json\ndataset_kwargs: {data_files: {test: nowhere.jsonl}}\ntest_split: test\n"
+        "output_type: generate_until\ndoc_to_text: a\ndoc_to_target: b\n"
+    )
+    arguments = ["--tasks", "zoo_aw*", "--include-path", folder, "--data", f"text:{folder / 'text.txt'}"]
+    code, _, err = mixerzoo(capsys, monkeypatch, "eval", "lm", folder / "model", *arguments)
+    assert code == 2
+    assert err.splitlines()[-1].startswith("error: cannot read the data of zoo_away: Unable to find")
+    written = {path.name for path in (folder / "model" / "evaluation").iterdir()}
+    assert written == {"results.json", "lengths.png"}
 
 
 def test_the_harness_scores_tasks_of_ones_own(tmp_path):
@@ -244,7 +278,7 @@ target_delimiter: ""
         "generation_kwargs: {until: ['='], max_gen_toks: 3}\nmetric_list: [{metric: exact_match}]\n"
     )
     model, tokenizer = byte_model(), byte_tokenizer()
-    found = score_tasks(model, tokenizer, ["zoo_choice", "zoo_generate"], include_path=tmp_path, batch_size=2)
+    found = score_tasks(model, tokenizer, ["zoo_choice", "zoo_gen*"], include_path=tmp_path, batch_size=2)
 
     def loglikelihood(question: str, choice: str) -> float:
         ids = np.array(list((question + choice).encode()))

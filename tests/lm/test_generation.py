@@ -61,6 +61,8 @@ def test_an_assistant_changes_no_token(mixer, tokens):
     twice = ids.repeat(1, 3)
     looked_up = generate(model, twice, prompt_lookup_num_tokens=tokens, max_new_tokens=16, min_new_tokens=16)
     assert_identical(looked_up, generate(model, twice, max_new_tokens=16, min_new_tokens=16))
+    early = generate(model, ids, assistant_early_exit=1, max_new_tokens=16, min_new_tokens=16)
+    assert_identical(early, greedy)
 
 
 @plain_layers

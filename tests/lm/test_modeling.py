@@ -135,7 +135,8 @@ def test_what_a_checkpoint_lacks_starts_as_in_a_new_model(mixer, tmp_path):
 
 
 @plain_layers
-def test_gradient_checkpointing_changes_no_gradient(mixer):
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing_changes_no_gradient(mixer, reentrant):
     model, ids = model_of(mixer).train(), some_ids(2, 7)
 
     def gradients():
@@ -144,7 +145,7 @@ def test_gradient_checkpointing_changes_no_gradient(mixer):
         return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
     kept = gradients()
-    model.gradient_checkpointing_enable()
+    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
     assert_close(gradients(), kept)
 
 
@@ -235,11 +236,17 @@ def test_a_pattern_is_tiled_and_heads_go_to_who_has_them(tmp_path):
         ({"mixer": {"name": "gla", "dim": 8}}, r"hidden_size=16, got a mixer with dim=8; remedy: leave it out"),
         ({"mixer": {"name": "gla", "bidirectional": True}}, r"can't have bidirectional=True"),
         ({"mixer": "gla", "channel_mixer": {"width": 3}}, r"unknown keyword of channel_mixer 'width'"),
+        (
+            {"mixer": "gla", "channel_mixer": "glu"},
+            r"channel_mixer must be keywords of GLU, .* got 'glu'",
+        ),
+        ({"mixer": "gla", "num_hidden_layers": 2.5}, r"num_hidden_layers must be a whole number, at least 1, got 2.5"),
+        ({"mixer": "gla", "vocab_size": "9"}, r"vocab_size must be a whole number, at least 1, got '9'"),
     ],
 )
 def test_mistakes_in_a_configuration_are_explained(settings, message):
     with pytest.raises(ValueError, match=message):
-        MixerModel(MixerConfig(hidden_size=16, num_hidden_layers=1, **settings))
+        MixerModel(MixerConfig(**{"hidden_size": 16, "num_hidden_layers": 1, **settings}))
 
 
 def test_mistakes_in_a_call_are_explained():

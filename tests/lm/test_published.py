@@ -89,6 +89,17 @@ def test_the_backbone_alone_loads_too(tmp_path):
     assert_identical(model(ids).last_hidden_state, loaded(tmp_path / "theirs").model(ids).last_hidden_state)
 
 
+def test_what_lies_beside_the_weights_counts(tmp_path):
+    """What a checkpoint says about generation and chats, read in place or converted."""
+    synthesised("gla", tmp_path / "theirs")
+    (tmp_path / "theirs" / "generation_config.json").write_text('{"do_sample": true, "temperature": 0.25}')
+    (tmp_path / "theirs" / "chat_template.jinja").write_text("{{ messages }}")
+    convert(tmp_path / "theirs", tmp_path / "ours")
+    assert (tmp_path / "ours" / "chat_template.jinja").read_text() == "{{ messages }}"
+    for folder in ("theirs", "ours"):
+        assert loaded(tmp_path / folder).generation_config.temperature == 0.25
+
+
 def _damage_weights(change):
     def damage(directory):
         tensors = load_file(directory / "model.safetensors")
@@ -115,6 +126,9 @@ DAMAGES = {
     "no weights": (lambda d: (d / "model.safetensors").unlink(), r"model.safetensors is missing"),
     "no config": (lambda d: (d / "config.json").unlink(), r"cannot read .*config.json"),
     "no JSON": (lambda d: (d / "config.json").write_text("{"), r"cannot read .*config.json"),
+    "no object": (lambda d: (d / "config.json").write_text("[]"), r"config.json: it must be an object, got a list"),
+    "wrong kind": (_set(num_heads="4"), r"has a setting of the wrong kind"),
+    "index no object": (lambda d: (d / "model.safetensors.index.json").write_text("[]"), r"cannot read .*index.json"),
     "missing": (_damage_weights(lambda t: t.pop("model.norm.weight")), r"it lacks model.norm.weight"),
     "unknown": (_damage_weights(lambda t: t.update(x=torch.zeros(1))), r"it has unknown x"),
     "wrong shape": (
@@ -165,6 +179,9 @@ def test_a_tied_head_must_be_the_embedding(tmp_path):
 
 def test_a_target_is_never_overwritten(tmp_path):
     synthesised("gla", tmp_path / "theirs")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"cannot write .*file/ours: File exists"):
+        convert(tmp_path / "theirs", tmp_path / "file" / "ours")
     with pytest.raises(ValueError, match=r"theirs already exists; remedy: another target"):
         convert(tmp_path / "theirs", tmp_path / "theirs")
 

@@ -78,6 +78,7 @@ def start(*arguments: str) -> subprocess.Popen:
         ({"recipe": "hgrn9"}, "unknown recipe 'hgrn9'"),
         ({"settings": ["train.step=3"]}, "unknown configuration key 'train.step'; did you mean train.steps"),
         ({"settings": ["train.steps=0"]}, "train.steps must be at least 1, got 0"),
+        ({"settings": ["train.clip=-1.0"]}, "train.clip must be at least 0, got -1.0"),
         ({"settings": ["train.decay=0.0"]}, "train.decay must lie above 0"),
         ({"settings": ["train.schedule=linear"]}, "train.schedule must be 'cosine' or 'wsd' or"),
         ({"settings": ["data.valid_fraction=1.0"]}, "data.valid_fraction must lie between 0 and 1"),
@@ -97,6 +98,7 @@ def test_mistakes_in_a_run_are_explained(options, message):
         (["model.hiden_size=3"], "unknown configuration key 'model.hiden_size'; did you mean model.hidden_size"),
         (["model.mixer.name=hgrn3"], "unknown mixer 'hgrn3'"),
         (["model.mixer.expand=7"], "expand must divide dim"),
+        (["model.dropout=a"], "the model cannot be built with .*'dropout': 'a'"),
         (["model.vocab_size=100"], "the model's vocabulary is 100, the data's tokens are 257"),
         (["train.batch_size=3", "train.grad_accum_steps=2"], "train.batch_size must be a multiple of .* = 2, got 3"),
         (["data.name=txt:x"], "unknown data 'txt:x'; did you mean text"),
@@ -294,7 +296,7 @@ def test_every_row_of_the_validation_text_counts_once(tmp_path):
         (["--model", '{"mixer": "gal"}'], "error: unknown mixer 'gal'; did you mean gla?"),
         (["--model", '{"mixer": "gla"}', "--text", "missing.txt"], "error: there is no file 'missing.txt'"),
         (["--model", '{"mixer": "gla"}', "folder"], "error: --data-dir and --download are vision's; remedy: --data"),
-        (["--mixer", "gla", "--recipe", "x"], "error: unknown recipe for lm 'x'"),
+        (["--mixer", "gla", "--recipe", "x"], "error: lm has no recipes, got 'x'"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_line(capsys, monkeypatch, tmp_path, arguments, message):

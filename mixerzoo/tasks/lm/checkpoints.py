@@ -11,6 +11,8 @@ import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from transformers import GenerationConfig
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from .configuration import MixerConfig
 from .flash_linear_attention import DEFAULTS, read_config, write_config
@@ -26,9 +28,13 @@ def read_published(directory: Path, shapes_of: Shapes) -> tuple[MixerConfig, dic
     """Our configuration and tensors from a directory in flash-linear-attention's format.
 
     Raises ValueError for one that is damaged, has other tensors than its configuration says, or is no model of ours."""
-    config = read_config(read_values(directory))
+    try:
+        config = read_config(read_values(directory))
+        shapes = shapes_of(config)
+    except TypeError as error:
+        raise ValueError(f"{directory / CONFIG} has a setting of the wrong kind: {error}") from error
     tensors = modernised(_without_tied(read_tensors(directory), config, "model.embeddings.weight"), config)
-    correspondence = rows(config, shapes_of(config))
+    correspondence = rows(config, shapes)
     expected = {name: shape for row in correspondence for name, shape in zip(row.theirs, row.shapes, strict=True)}
     _check(tensors, expected, directory)
     return config, {row.ours: row.read([tensors[name] for name in row.theirs]) for row in correspondence}
@@ -48,12 +54,21 @@ def published_directory(name_or_path: str | Path, options: Mapping[str, Any]) ->
     return Path(name_or_path) / folder
 
 
+def generation_settings(directory: Path) -> dict[str, GenerationConfig]:
+    """`from_pretrained`'s keyword for the file about generation; none without one."""
+    there = (directory / GENERATION_CONFIG_NAME).is_file()
+    return {"generation_config": GenerationConfig.from_pretrained(directory)} if there else {}
+
+
 def read_values(directory: Path) -> dict[str, Any]:
-    """config.json. Raises ValueError for a directory without one, and for one that isn't JSON."""
+    """config.json. Raises ValueError for a directory without one, and for one that isn't a JSON object."""
     try:
-        return json.loads((directory / CONFIG).read_text())
+        values = json.loads((directory / CONFIG).read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"cannot read {directory / CONFIG}: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"cannot read {directory / CONFIG}: it must be an object, got a {type(values).__name__}")
+    return values
 
 
 def read_tensors(directory: Path) -> dict[str, Tensor]:
@@ -61,7 +76,7 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
     index = directory / INDEX
     try:
         placed = json.loads(index.read_text())["weight_map"] if index.exists() else None
-    except (KeyError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"cannot read {index}: {error!r}") from error
     tensors: dict[str, Tensor] = {}
     for name in sorted(set(placed.values())) if placed else [WEIGHTS]:
@@ -74,7 +89,7 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{file} is damaged: {error}; remedy: fetch it again") from error
     if placed is not None and set(placed) != set(tensors):
-        raise ValueError(f"{index} doesn't name the tensors that are there: {_some(set(placed) ^ set(tensors))}")
+        raise ValueError(f"{index} doesn't name the tensors that are there: {some(set(placed) ^ set(tensors))}")
     return tensors
 
 
@@ -104,7 +119,7 @@ def _without_tied(tensors: dict[str, Tensor], config: MixerConfig, embedding: st
 def _check(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], directory: Path) -> None:
     missing, unknown = set(expected) - set(tensors), set(tensors) - set(expected)
     if missing or unknown:
-        parts = [f"{what} {_some(names)}" for what, names in (("lacks", missing), ("has unknown", unknown)) if names]
+        parts = [f"{what} {some(names)}" for what, names in (("lacks", missing), ("has unknown", unknown)) if names]
         raise ValueError(f"{directory} doesn't hold the model of its config.json: it {' and '.join(parts)}")
     for name, shape in expected.items():
         if tuple(tensors[name].shape) != tuple(shape):
@@ -114,6 +129,6 @@ def _check(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]
             )
 
 
-def _some(names: Iterable[str]) -> str:
+def some(names: Iterable[str]) -> str:
     first, *others = sorted(names)
     return f"{first} and {len(others)} more" if others else first

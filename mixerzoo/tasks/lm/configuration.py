@@ -36,8 +36,8 @@ class MixerConfig(PreTrainedConfig):
         fused_loss: while training, take the loss without logits (`loss.py`): `logits` is None then.
         tie_word_embeddings: the head's weight is the embedding's.
 
-    Raises ValueError for a malformed or unknown `mixer`, one that isn't causal or has another width, and an unknown
-    keyword of `channel_mixer`; mixers check their own keywords.
+    Raises ValueError for a malformed or unknown `mixer`, one that isn't causal or has another width, a size that is no
+    whole number, and an unknown keyword of `channel_mixer`; mixers check their own keywords.
     """
 
     model_type = "mixerzoo"
@@ -67,6 +67,17 @@ class MixerConfig(PreTrainedConfig):
         eos_token_id: int | list[int] | None = None,
         **kwargs: Any,
     ) -> None:
+        counts = {
+            "vocab_size": vocab_size,
+            "hidden_size": hidden_size,
+            "num_hidden_layers": num_hidden_layers,
+            "intermediate_size": 1 if intermediate_size is None else intermediate_size,
+        }
+        for key, count in counts.items():
+            if not isinstance(count, int) or count < 1:
+                raise ValueError(f"{key} must be a whole number, at least 1, got {count!r}")
+        if not isinstance(channel_mixer, Mapping | None):
+            raise ValueError(f"channel_mixer must be keywords of GLU, or None for none, got {channel_mixer!r}")
         self.mixer = _pattern(mixer)
         self.vocab_size = vocab_size
         self.hidden_size = hidden_size
@@ -86,8 +97,7 @@ class MixerConfig(PreTrainedConfig):
         for key in self.channel_mixer or {}:
             if key not in CHANNEL_MIXER_KEYS:
                 raise ValueError(unknown("keyword of channel_mixer", key, CHANNEL_MIXER_KEYS))
-        if not self.mixers:  # says what is wrong with them, now and in its own words
-            raise ValueError(f"num_hidden_layers must be at least 1, got {num_hidden_layers}")
+        _ = self.mixers  # says what is wrong with them, now and in its own words
         super().__init__(  # type: ignore[call-arg]
             tie_word_embeddings=tie_word_embeddings,
             pad_token_id=pad_token_id,

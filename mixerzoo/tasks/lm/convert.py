@@ -14,6 +14,8 @@ from .configuration import MixerConfig
 from .flash_linear_attention import DEFAULTS
 from .modeling import stored_shapes
 
+ALONG = (".json", ".model", ".txt", ".jinja")  # of tokenizers, generation and chat templates
+
 
 def convert(source: str | Path, target: str | Path, *, shard_size: str = "5GB") -> Path:
     """A checkpoint in the other format: flash-linear-attention's becomes ours, ours becomes flash-linear-attention's.
@@ -26,8 +28,8 @@ def convert(source: str | Path, target: str | Path, *, shard_size: str = "5GB") 
         target: a directory that doesn't exist yet.
         shard_size: the largest file of weights.
 
-    Raises ValueError for a source that is neither, is damaged, or has other tensors than its configuration says, and
-    for a model that the other format can't express."""
+    Raises ValueError for a source that is neither, is damaged, or has other tensors than its configuration says,
+    for a model that the other format can't express, and for a target that can't be written."""
     source, target = Path(source), Path(target)
     if target.exists():
         raise ValueError(f"{target} already exists; remedy: another target")
@@ -40,14 +42,17 @@ def convert(source: str | Path, target: str | Path, *, shard_size: str = "5GB") 
     else:
         known = ", ".join([*DEFAULTS, MixerConfig.model_type])
         raise ValueError(f"{source / CONFIG} has model_type={values.get('model_type')!r}; known: {known}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as folder:
-        made = Path(folder) / "checkpoint"
-        made.mkdir()
-        save_torch_state_dict(tensors, made, max_shard_size=shard_size)
-        (made / CONFIG).write_text(json.dumps(values, indent=2, default=str) + "\n")
-        for file in source.iterdir():
-            if file.is_file() and file.suffix in (".json", ".model", ".txt") and file.name not in (CONFIG, INDEX):
-                shutil.copy(file, made)
-        made.rename(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as folder:
+            made = Path(folder) / "checkpoint"
+            made.mkdir()
+            save_torch_state_dict(tensors, made, max_shard_size=shard_size)
+            (made / CONFIG).write_text(json.dumps(values, indent=2, default=str) + "\n")
+            for file in source.iterdir():
+                if file.is_file() and file.suffix in ALONG and file.name not in (CONFIG, INDEX):
+                    shutil.copy(file, made)
+            made.rename(target)
+    except OSError as error:
+        raise ValueError(f"cannot write {target}: {error.strerror or error}") from error
     return target

@@ -23,7 +23,7 @@ from mixerzoo.registry.registry import unknown
 from mixerzoo.tasks.cache import cache_folder, stamps
 
 from .recipe import DataConfig
-from .sources import READERS, documents, files, open_data_set
+from .sources import READERS, documents, files, open_data_set, text_of
 from .text import read_corpus
 from .tokens import Tokens, encode, load_tokenizer, read_tokens, write_tokens
 
@@ -92,7 +92,10 @@ def load_tokens(config: DataConfig, source: str) -> tuple[Tokens, PreTrainedToke
         tokens = read_tokens(Path(rest).expanduser())
         name = config.tokenizer or tokens.tokenizer
         if tokens.tokenizer is not None and name != tokens.tokenizer:
-            raise ValueError(f"{rest} was made with the tokenizer {tokens.tokenizer!r}, got data.tokenizer={name!r}")
+            raise ValueError(
+                f"{rest} was made with the tokenizer {tokens.tokenizer!r}, got data.tokenizer={name!r}; remedy: leave "
+                "it out, or, if it has only moved, write its new name into the token file's .json"
+            )
         return tokens, None if name is None else load_tokenizer(name)
     name = config.tokenizer or "bytes"
     tokenizer = load_tokenizer(name)
@@ -229,7 +232,8 @@ class StreamedRows:
                 dataset.load_state_dict(examples)
             tokens = 0
             for example in dataset:
-                ids = encode(self.tokenizer, [example[self.config.text_key]], self.end)[0]
+                text = text_of(self.config, example[self.config.text_key], self.config.name)
+                ids = encode(self.tokenizer, [text], self.end)[0]
                 tokens += len(ids)
                 yield ids, dataset
             if examples is None and tokens == 0:

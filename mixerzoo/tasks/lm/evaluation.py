@@ -69,6 +69,8 @@ def sliding(model: PreTrainedModel, ids: np.ndarray, context: int, stride: int) 
 
 def growing(model: PreTrainedModel, ids: np.ndarray, length: int) -> np.ndarray:
     """Nats [pieces,length]: position t of a piece is predicted from the t+1 tokens before it. A rest is left out."""
+    if length < 1:
+        raise ValueError(f"a length must be at least 1, got {length}")
     pieces = (len(ids) - 1) // length
     if pieces < 1:
         raise ValueError(f"the text has {len(ids)} tokens, a piece needs {length + 1}; remedy: smaller lengths")
@@ -165,10 +167,11 @@ def score_tasks(
     """Results of lm-evaluation-harness tasks, by its own `simple_evaluate` on its own `HFLM` around the model.
 
     Args:
+        tasks: names of tasks and groups, and patterns of them (`mmlu_*`).
         include_path: a folder with tasks of one's own, as YAML files.
         shots, limit: examples before a question, and questions of a task; None: as the task says, all.
 
-    Raises ValueError if lm_eval isn't installed, and for a task that it doesn't know."""
+    Raises ValueError if lm_eval isn't installed, for a task that it doesn't know, and for data that aren't there."""
     try:
         import lm_eval
         from lm_eval.models.huggingface import HFLM
@@ -181,10 +184,17 @@ def score_tasks(
         raise ValueError(
             f"lm-evaluation-harness knows no task {', '.join(unknown)}; remedy: --include-path, or lm_eval ls"
         )
+    names = manager.match_tasks(list(tasks))
     wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
-    found = lm_eval.simple_evaluate(
-        model=wrapped, tasks=list(tasks), task_manager=manager, num_fewshot=shots, limit=limit, log_samples=False
-    )
+    try:
+        found = lm_eval.simple_evaluate(
+            model=wrapped, tasks=names, task_manager=manager, num_fewshot=shots, limit=limit, log_samples=False
+        )
+    except OSError as error:  # of which the hub's and the network's are
+        raise ValueError(
+            f"cannot read the data of {', '.join(names)}: {' '.join(str(error).split())}; remedy: a connection to the "
+            "Hugging Face hub, or a task with files of its own"
+        ) from error
     return {"results": found["results"], "versions": found["versions"], "samples": found["n-samples"]}
 
 

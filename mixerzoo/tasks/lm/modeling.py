@@ -33,7 +33,7 @@ from mixerzoo.registry.catalog import build_mixer
 
 from .batch import packed_documents, token_mask
 from .cache import MixerCache, MixerCacheLayer, adopt, cache_for, holds_tokens
-from .checkpoints import published_directory, read_published
+from .checkpoints import generation_settings, published_directory, read_published
 from .configuration import MixerConfig
 from .loss import linear_cross_entropy, shifted
 
@@ -92,7 +92,8 @@ class MixerPreTrainedModel(PreTrainedModel):
         if config is None and kwargs.get("state_dict") is None and pretrained_model_name_or_path is not None:
             directory = published_directory(pretrained_model_name_or_path, kwargs)
             if directory is not None:
-                config, kwargs["state_dict"] = read_published(directory, stored_shapes)
+                config, tensors = read_published(directory, stored_shapes)
+                kwargs = {**generation_settings(directory), **kwargs, "state_dict": tensors}
                 pretrained_model_name_or_path = None
         return super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
 
@@ -165,9 +166,9 @@ class MixerModel(MixerPreTrainedModel):
 
         states: Any = [None] * len(self.layers) if past_key_values is None else past_key_values.layers
         bounds = [None] * len(self.layers) if self.lower_bounds is None else self.lower_bounds().unbind(0)
-        for block, state, bound in zip(self.layers, states, bounds, strict=True):
+        for block, state, bound in zip(self.layers[: self.config.num_hidden_layers], states, bounds, strict=False):
             shared = bound if cast(Mixer, block.mixer).depth_shared else None
-            x = block(x, mask=mask, cu_seqlens=cu_seqlens, shared=shared, past_key_values=state)
+            x = block(x, mask, cu_seqlens, shared, past_key_values=state)  # positions, for reentrant checkpoints
         return BaseModelOutputWithPast(last_hidden_state=self.norm(x), past_key_values=past_key_values)
 
 

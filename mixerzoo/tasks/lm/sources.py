@@ -13,7 +13,9 @@ from __future__ import annotations
 import glob
 import gzip
 import json
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,7 +30,7 @@ def documents(config: DataConfig, source: str) -> Iterator[str]:
     kind, _, rest = source.partition(":")
     if kind not in READERS:
         raise ValueError(unknown("source of documents", source, READERS))
-    return READERS[kind](config, rest)
+    return (text_of(config, document, source) for document in READERS[kind](config, rest))
 
 
 def open_data_set(config: DataConfig, name: str) -> Any:
@@ -41,7 +43,7 @@ def open_data_set(config: DataConfig, name: str) -> Any:
     try:
         dataset = load_dataset(name, config.subset, split=split or "train", streaming=True)
         columns = list(next(iter(dataset.take(1)), {config.text_key: ""}))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, LookupError) as error:
         text = " ".join(str(error).split())
         raise ValueError(
             f"cannot read the data set {name!r}: {text}; remedy: check its name, data.subset, and your connection"
@@ -70,7 +72,7 @@ def _embedded(config: DataConfig, rest: str) -> Iterator[str]:
 
 def _text(config: DataConfig, rest: str) -> Iterator[str]:
     for file in files(rest):
-        with _open(file) as stream:
+        with _opened(file) as stream:
             text = stream.read()
         try:
             yield text.decode()
@@ -78,9 +80,9 @@ def _text(config: DataConfig, rest: str) -> Iterator[str]:
             raise ValueError(f"{file} is not UTF-8: {error}") from error
 
 
-def _jsonl(config: DataConfig, rest: str) -> Iterator[str]:
+def _jsonl(config: DataConfig, rest: str) -> Iterator[Any]:
     for file in files(rest):
-        with _open(file) as stream:
+        with _opened(file) as stream:
             for number, line in enumerate(stream, 1):
                 try:
                     yield json.loads(line)[config.text_key]
@@ -90,7 +92,7 @@ def _jsonl(config: DataConfig, rest: str) -> Iterator[str]:
                     ) from error
 
 
-def _parquet(config: DataConfig, rest: str) -> Iterator[str]:
+def _parquet(config: DataConfig, rest: str) -> Iterator[Any]:
     try:
         from pyarrow import ArrowInvalid
         from pyarrow.parquet import ParquetFile
@@ -99,25 +101,37 @@ def _parquet(config: DataConfig, rest: str) -> Iterator[str]:
     for file in files(rest):
         try:
             table = ParquetFile(file)
-        except ArrowInvalid as error:
+            if config.text_key not in table.schema_arrow.names:
+                names = ", ".join(table.schema_arrow.names)
+                raise ValueError(f"{file} has no column {config.text_key!r} (data.text_key), it has {names}")
+            for batch in table.iter_batches(columns=[config.text_key]):
+                yield from batch.column(0).to_pylist()
+        except (ArrowInvalid, OSError) as error:
             raise ValueError(f"{file} is not a parquet file: {error}") from error
-        if config.text_key not in table.schema_arrow.names:
-            names = ", ".join(table.schema_arrow.names)
-            raise ValueError(f"{file} has no column {config.text_key!r} (data.text_key), it has {names}")
-        for batch in table.iter_batches(columns=[config.text_key]):
-            yield from batch.column(0).to_pylist()
 
 
-def _hfds(config: DataConfig, rest: str) -> Iterator[str]:
-    for example in open_data_set(config, rest):
-        yield example[config.text_key]
-
-
-def _open(file: Path) -> IO[bytes]:
+def _hfds(config: DataConfig, rest: str) -> Iterator[Any]:
     try:
-        return gzip.open(file) if file.suffix == ".gz" else open(file, "rb")  # type: ignore[return-value]
+        for example in open_data_set(config, rest):
+            yield example[config.text_key]
     except OSError as error:
-        raise ValueError(f"cannot read {str(file)!r}: {error.strerror}") from error
+        raise ValueError(f"cannot read on in the data set {rest!r}: {error}") from error
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[IO[bytes]]:
+    try:
+        with gzip.open(file) if file.suffix == ".gz" else open(file, "rb") as stream:
+            yield stream  # type: ignore[misc]
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"cannot read {str(file)!r}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def text_of(config: DataConfig, value: Any, source: str) -> str:
+    """A document's text. Raises ValueError where a field or column holds something else."""
+    if not isinstance(value, str):
+        raise ValueError(f"{config.text_key!r} (data.text_key) of {source} must be text, got {value!r:.40}")
+    return value
 
 
 READERS: dict[str, Callable[[DataConfig, str], Iterator[str]]] = {
