@@ -42,12 +42,12 @@ def choose(rows: Sequence[Row], tuned: Sequence[str]) -> list[Choice]:
 
 
 def _choose(groups: Mapping[str, tuple[Row, ...]]) -> Choice:
-    done = {key: [row for row in group if row.status == "done"] for key, group in groups.items()}
+    done = {key: [row for row in group if _valid(row) is not None] for key, group in groups.items()}
     seeds = [{row.config["seed"] for row in group} for group in done.values() if group]
     shared = set.intersection(*seeds) if seeds else set()
     candidates = []
     for key, group in groups.items():
-        scores = [_valid(row) for row in done[key] if row.config["seed"] in shared]
+        scores = [_valid(row) or 0.0 for row in done[key] if row.config["seed"] in shared]
         candidates.append(Candidate(json.loads(key), statistics.fmean(scores) if scores else None, group))
     scored = [candidate for candidate in candidates if candidate.score is not None]
     if not scored:
@@ -57,8 +57,9 @@ def _choose(groups: Mapping[str, tuple[Row, ...]]) -> Choice:
     return Choice(best, tuple(candidates), tuple(path for path in best.values if _at_edge(path, best, candidates)))
 
 
-def _valid(row: Row) -> float:
-    return row.result.get("valid", row.result["value"])
+def _valid(row: Row) -> float | None:
+    """None for a run that didn't come to its end, or whose metric is not a number."""
+    return row.result.get("valid", row.result["value"]) if row.status == "done" else None
 
 
 def _at_edge(path: str, best: Candidate, candidates: Sequence[Candidate]) -> bool:

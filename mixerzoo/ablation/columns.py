@@ -15,6 +15,7 @@ from typing import Any
 from mixerzoo.registry.registry import unknown
 from mixerzoo.tasks.config import canonical, parse_values, readable
 
+from .formats import MOST_NAMES
 from .store import Row
 
 MIXER = "backbone.mixer"
@@ -44,11 +45,18 @@ def settings(row: Row) -> dict[str, Any]:
     return _leaves(row.config, "", {"task": row.config["task"]["name"], MIXER: mixer_label(row.config)})
 
 
-def value_at(row: Row, path: str) -> Any:
-    """The one setting at a canonical path; None where the run has none."""
-    value: Any = row.config
+def value_at(config: Any, path: str, default: Any = None) -> Any:
+    """The one setting at a canonical path; in a pattern that of the first mixer that has it."""
+    value: Any = config
     for key in path.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
+        if isinstance(value, list) and not key.isdigit():
+            value = next((item for item in value if key in item), None)
+        if isinstance(value, list) and int(key) < len(value):
+            value = value[int(key)]
+        elif isinstance(value, Mapping) and key in value:
+            value = value[key]
+        else:
+            return default
     return value
 
 
@@ -61,10 +69,16 @@ def identity(row: Row, ignored: Sequence[str] = ("seed",)) -> str:
 
 
 def columns(row: Row) -> dict[str, Any]:
-    """Everything of a run that is one value: what was asked for, and what came of it."""
+    """Everything of a run that is one value: what was asked for, and what came of it.
+
+    A pattern has its mixers' settings also where a single mixer has them, from the first that has them.
+    """
     measured = {k: v for k, v in row.result.get("measurements", {}).items() if k not in DRAWN}
     result = {**row.result, "measurements": measured} if measured else row.result
-    return _leaves(result, "", {"run_id": row.run_id, "status": row.status, **settings(row)})
+    asked, pattern = settings(row), row.config["backbone"]["mixer"]
+    for mixer in pattern if isinstance(pattern, list) else ():
+        asked = {f"{MIXER}.{key}": value for key, value in mixer.items() if key != "name"} | asked
+    return _leaves(result, "", {"run_id": row.run_id, "status": row.status, **asked})
 
 
 @dataclass(frozen=True)
@@ -119,7 +133,15 @@ def check_paths(paths: Iterable[str], records: Iterable[Mapping[str, Any]]) -> N
     known = {path for record in records for path in record}
     for path in paths:
         if path not in known:
-            raise ValueError(unknown("path", heading(path), sorted(map(heading, known))))
+            raise ValueError(unknown_path("path", heading(path), sorted(map(heading, known))))
+
+
+def unknown_path(kind: str, path: str, known: Sequence[str]) -> str:
+    """`unknown path 'lr'; did you mean train.lr?`: those that end alike, else the nearest and all."""
+    key = path.rpartition(".")[2]
+    if same := [other for other in known if other.rpartition(".")[2] == key]:
+        return f"unknown {kind} {path!r}; did you mean {' or '.join(same[:MOST_NAMES])}?"
+    return unknown(kind, path, known)
 
 
 def _leaves(values: Any, path: str, found: dict[str, Any]) -> dict[str, Any]:

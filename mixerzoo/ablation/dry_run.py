@@ -5,17 +5,20 @@ from __future__ import annotations
 from rich.table import Table
 
 from mixerzoo.tasks import RunConfig
-from mixerzoo.tasks.config import flatten, readable
+from mixerzoo.tasks.config import readable
 
+from .columns import value_at
 from .cost import CannotBuild, estimate_seconds, model_cost
+from .formats import counted
 from .plan import Plan
 
 
 def cost_table(planned: Plan) -> tuple[Table, float]:
-    """A line a run, and the seconds of all that could be estimated.
+    """A line a run, or an arm whose trials are drawn from a range, and the seconds of all that could be estimated.
 
     Times are measured here: two training steps and one evaluated batch for each arm.
     """
+    trials, ranges = _drawn(planned)
     table = Table(title="every run", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
     table.add_column("run", no_wrap=True)
     varied = planned.paths
@@ -32,22 +35,23 @@ def cost_table(planned: Plan) -> tuple[Table, float]:
     ):
         table.add_column(header, justify="right", no_wrap=True)
     seconds: dict[str, float | None] = {}
-    total = 0.0
-    for run in planned.trials:
+    total, untried = 0.0, 0
+    for run in planned.priced:
+        name = f"{run.run_id.rpartition('-')[0]}, {trials} trials" if ranges else run.run_id
         try:
             cost = model_cost(run.task, run.backbone)
         except CannotBuild as error:
-            table.add_row(run.run_id, f"cannot be built: {error}")
+            table.add_row(name, f"cannot be built: {error}")
             continue
-        settings = flatten(run.to_dict())
         arm = _arm(run)
         if arm not in seconds:
             seconds[arm] = estimate_seconds(run)
         own = seconds[arm]
-        total += own or 0.0
+        total += trials * (own or 0.0)
+        untried += trials * (own is None)
         table.add_row(
-            run.run_id,
-            *(str(settings.get(path, "")) for path in varied),
+            name,
+            *(str(ranges.get(path) or value_at(run.to_dict(), path, "")) for path in varied),
             *([f"{mismatch[repr((run.task, run.backbone))]:+.2%}"] if mismatch else []),
             f"{cost.parameters:,}",
             f"{cost.flops / cost.tokens:,.0f}",
@@ -55,19 +59,20 @@ def cost_table(planned: Plan) -> tuple[Table, float]:
             f"{cost.state:,} B",
             "not tried: too large" if own is None else duration(own),
         )
+    if untried:
+        table.caption = f"{counted(untried, 'run')} too large to try: no time is counted for them"
     return table, total
 
 
 def summary(planned: Plan, seconds: float, workers: int) -> str:
     """How many runs, and how long they take with so many at a time."""
-    runs = len(planned.trials)
-    search = planned.grid.search
-    if search is not None and not search.combinations:
-        return f"{search.trials_per_arm} trials for each arm, found while it runs; {planned.later} further runs"
+    trials, ranges = _drawn(planned)
+    runs = trials * len(planned.priced)
     places = 1 if any(run.task.alone for run in planned.runs) else min(workers, runs)
-    text = f"{runs} runs, about {duration(seconds / places)} with {places} at a time on this machine"
+    time = f"{'at most ' * bool(ranges)}about {duration(seconds / places)} with {places} at a time on this machine"
+    text = f"{counted(runs, 'trial' if ranges else 'run')}, {time}"
     if planned.later:
-        text += f"; then {planned.later} further seeds with what the search chose, about as long each"
+        text += f"; then {counted(planned.later, 'further seed')} with what the search chose, about as long each"
     return text
 
 
@@ -77,6 +82,14 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds:.0f} s"
+
+
+def _drawn(planned: Plan) -> tuple[int, dict[str, str]]:
+    """How many trials of an arm are drawn from which ranges; one, and no range, where every run is known."""
+    search = planned.grid.search
+    if search is None or search.combinations:
+        return 1, {}
+    return search.trials_per_arm, {c.path: f"{c.low:g}..{c.high:g}" for c in search.tune if not c.values}
 
 
 def _arm(run: RunConfig) -> str:

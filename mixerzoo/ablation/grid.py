@@ -60,17 +60,22 @@ class Grid:
         for key in values:
             if key not in KEYS:
                 raise ValueError(unknown("key of a grid", key, KEYS))
-        tune = [Candidates.of(path, tried) for path, tried in flatten(values.get("tune", {})).items()]
+        tables = {name: _table(values.get(name, {}), name) for name in ("set", "vary", "tune")}
+        tune = [Candidates.of(path, tried) for path, tried in tables["tune"].items()]
+        axes = [
+            Axis.of(path, list(map(_null, _list(tried, f"{path} must be a list of values"))))
+            for path, tried in tables["vary"].items()
+        ]
         search_keys = {"search": "method", "trials": "trials", "choose_on": "choose_on"}
         search = {name: values[key] for key, name in search_keys.items() if values.get(key) is not None}
         if search and not tune:
             raise ValueError(f"{', '.join(search_keys)} say how to tune, but nothing is tuned; remedy: tune.train.lr")
         grid = cls(
-            _strings(values.get("mixers", ()), "mixers"),
-            tuple(values.get("tasks", ())),
+            tuple(_list(values.get("mixers", ()), "mixers must be a list of names", str)),
+            tuple(_list(values.get("tasks", ()), "tasks must be a list of names and tables", (str, Mapping))),
             seeds_of(values.get("seeds", 2)),
-            tuple(Setting.of(path, _null(value)) for path, value in flatten(values.get("set", {})).items()),
-            tuple(Axis.of(path, list(map(_null, tried))) for path, tried in flatten(values.get("vary", {})).items()),
+            tuple(Setting.of(path, _null(value)) for path, value in tables["set"].items()),
+            tuple({(axis.scope, axis.path): axis for axis in axes}.values()),  # the last one of a path holds
             Matching.parse(values.get("match", "params"), values.get("solve")),
             Search(tuple(tune), **search) if tune else None,
             values.get("baseline"),
@@ -78,6 +83,8 @@ class Grid:
         )
         if grid.baseline is not None and grid.baseline not in grid.mixers:
             raise ValueError(f"the baseline must be one of the mixers {', '.join(grid.mixers)}, got {grid.baseline!r}")
+        if grid.search is not None:
+            _check_search(grid.search, grid)
         return grid
 
     def to_dict(self) -> dict[str, Any]:
@@ -133,7 +140,17 @@ def expand(grid: Grid) -> list[RunConfig]:
 
 def seeds_of(seeds: int | Sequence[int]) -> tuple[int, ...]:
     """A count stands for 0, 1, ..."""
-    return tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    return tuple(range(seeds)) if isinstance(seeds, int) else tuple(_list(seeds, "seeds must be a count or a list"))
+
+
+def _check_search(search: Search, grid: Grid) -> None:
+    """Raises ValueError for what doesn't fit the rest of the question."""
+    for axis in grid.vary:
+        if axis.path in search.paths:
+            raise ValueError(f"{axis} is both varied and tuned; remedy: vary to compare its values, tune to choose one")
+    seeds = len(dict.fromkeys(grid.seeds))
+    if search.choose_on > seeds:
+        raise ValueError(f"a choice on {search.choose_on} seeds needs as many, got {seeds}; remedy: more --seeds")
 
 
 def _null(value: Any) -> Any:
@@ -145,10 +162,16 @@ def _path(setting: Setting | Axis) -> str:
     return f"{setting.scope}:{setting.path}" if setting.scope else setting.path
 
 
-def _strings(values: Any, what: str) -> tuple[str, ...]:
-    if isinstance(values, str) or not all(isinstance(value, str) for value in values):
-        raise ValueError(f"{what} must be a list of names, got {values!r}")
-    return tuple(values)
+def _list(values: Any, what: str, kinds: type | tuple[type, ...] = object) -> Sequence[Any]:
+    if not (isinstance(values, (list, tuple)) and all(isinstance(value, kinds) for value in values)):
+        raise ValueError(f"{what}, got {values!r}")
+    return values
+
+
+def _table(values: Any, what: str) -> dict[str, Any]:
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{what} must be a table of paths and values, got {values!r}")
+    return flatten(values)
 
 
 def _text(run: RunConfig) -> str:

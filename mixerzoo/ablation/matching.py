@@ -7,13 +7,14 @@ T = 1024; what is solved for is the width of the GLU, the model's width, or its 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from mixerzoo.mixers.base import check_choice
 from mixerzoo.registry.registry import unknown
 from mixerzoo.tasks import BackboneConfig, RunConfig, Task
+from mixerzoo.tasks.config import parse_value
 
 from .cost import CannotBuild, count_parameters, model_cost
 from .settings import Setting, configure
@@ -39,12 +40,16 @@ class Matching:
     def __post_init__(self) -> None:
         check_choice("matched quantity", self.quantity, QUANTITIES)
         check_choice("solved size", self.solved, ("glu", "width", "depth"))
+        if isinstance(self.reference, int) and self.reference < 1:
+            raise ValueError(f"the {self.quantity} to match must be at least 1, got {self.reference}")
         if (self.quantity, self.solved) == ("state", "glu"):
             raise ValueError("the state doesn't depend on the GLU; remedy: --solve width or depth")
 
     @classmethod
     def parse(cls, text: str, solve: str | None = None) -> Matching | None:
         """`params`, `flops:gla`, `state:65536`; None for `none`. Raises ValueError for another quantity."""
+        if not isinstance(text, str):
+            raise ValueError(f'match must be a text such as "params", "params:100000" or "none", got {text!r}')
         quantity, colon, reference = text.partition(":")
         if text == "none":
             return None
@@ -52,8 +57,8 @@ class Matching:
             raise ValueError(unknown("quantity to match", quantity, [*QUANTITIES, "none"]))
         if colon and not reference:
             raise ValueError(f"--match {text} names no reference; remedy: {quantity}:MIXER or {quantity}:NUMBER")
-        target = int(reference) if reference.isdigit() else reference or "attention"
-        return cls(quantity, target, solve)
+        target = parse_value(reference) if reference else "attention"
+        return cls(quantity, target if isinstance(target, str) else round(target), solve)
 
     @property
     def solved(self) -> str:
@@ -139,28 +144,33 @@ def _with_hidden(backbone: BackboneConfig, hidden: int) -> BackboneConfig:
 
 def _solve_width(run: RunConfig, quantity: str, target: int) -> BackboneConfig:
     widths = range(WIDTHS, MOST_WIDTHS + 1, WIDTHS)
-    return _nearest((replace(run.backbone, dim=dim) for dim in widths), run, quantity, target)
+    return _nearest([replace(run.backbone, dim=dim) for dim in widths], run, quantity, target)
 
 
 def _solve_depth(run: RunConfig, quantity: str, target: int) -> BackboneConfig:
     depths = range(1, MOST_LAYERS + 1)
-    return _nearest((replace(run.backbone, depth=depth) for depth in depths), run, quantity, target)
+    return _nearest([replace(run.backbone, depth=depth) for depth in depths], run, quantity, target)
 
 
-def _nearest(candidates: Iterable[BackboneConfig], run: RunConfig, quantity: str, target: int) -> BackboneConfig:
-    """The one nearest to the target, of candidates that grow; widths that a mixer can't have are passed over."""
-    best: tuple[float, BackboneConfig] | None = None
+def _nearest(candidates: Sequence[BackboneConfig], run: RunConfig, quantity: str, target: int) -> BackboneConfig:
+    """The one nearest to the target, of candidates that grow, by bisection; those that can't be built are passed over.
+
+    Both neighbours of the target are among those that are measured.
+    """
+    sizes: dict[int, int] = {}
+    low, high = 0, len(candidates)
     reason: Exception | None = None
-    for backbone in candidates:
-        try:
-            size = measure(run.task, backbone, quantity)
-        except ValueError as error:
-            reason = error
-            continue
-        if best is None or abs(size - target) < best[0]:
-            best = abs(size - target), backbone
-        if size >= target:
-            break
-    if best is None:
+    while low < high:
+        middle = place = (low + high) // 2
+        while place < high and place not in sizes:
+            try:
+                sizes[place] = measure(run.task, candidates[place], quantity)
+            except ValueError as error:
+                reason, place = error, place + 1
+        if place < high and sizes[place] < target:
+            low = place + 1
+        else:
+            high = middle
+    if not sizes:
         raise ValueError(f"{run.backbone.label} on {run.task.name} has no size that can be built: {reason}")
-    return best[1]
+    return candidates[min(sizes, key=lambda place: (abs(sizes[place] - target), place))]

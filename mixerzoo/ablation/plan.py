@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from mixerzoo.tasks import RunConfig
-from mixerzoo.tasks.config import flatten, readable
+from mixerzoo.tasks.config import readable
 from mixerzoo.tasks.files import read_json, to_json, write_atomically
 
+from .columns import value_at
 from .events import Event, Planned
+from .formats import counted
 from .grid import Grid, expand
 from .matching import Match, checked, match
 from .store import Store
-from .tuning import HalvingSearch, chosen_runs, trial_runs
+from .tuning import HalvingSearch, chosen_runs, known_trials, trial_runs
 
 if TYPE_CHECKING:
     from .engines import Engine, Observe
@@ -46,6 +48,11 @@ class Plan(NamedTuple):
     def trials(self) -> list[RunConfig]:
         """What runs first: the candidates of a search, or everything."""
         return trial_runs(self.runs, self.grid.search) if self.grid.search else list(self.runs)
+
+    @property
+    def priced(self) -> list[RunConfig]:
+        """A run for everything that has a cost of its own: the trials, or the arms whose trials are yet to be drawn."""
+        return self.trials or [run for run in self.runs if run.seed == self.runs[0].seed]
 
     @property
     def arms(self) -> int:
@@ -78,6 +85,9 @@ def plan(grid: Grid) -> Plan:
     runs = expand(grid)
     seeds = dict.fromkeys(run.seed for run in runs)
     cells = runs[: len(runs) // len(seeds)]
+    if grid.search is not None:
+        for cell in cells:
+            grid.search.check(cell)
     matches, left_out = [], []
     for cell in cells:
         try:
@@ -93,8 +103,8 @@ def plan(grid: Grid) -> Plan:
 
 
 def _describe(cell: RunConfig, grid: Grid) -> str:
-    settings = flatten(cell.to_dict())
-    varied = [f"{readable(axis.path)}={settings[axis.path]}" for axis in grid.vary if axis.path in settings]
+    values = {readable(axis.path): value_at(cell.to_dict(), axis.path, "") for axis in grid.vary}
+    varied = [f"{path}={value}" for path, value in values.items() if value != ""]
     return f"{cell.backbone.label} on {cell.task.name} with {', '.join(varied)}"
 
 
@@ -122,20 +132,21 @@ def describe_matching(planned: Plan) -> list[str]:
 def carry_out(planned: Plan, store: Store, engine: Engine, observe: Observe) -> bool:
     """Do every run that isn't finished; after a search, the further seeds with what was chosen.
 
-    False if there was nothing to do. The question stands in the store's grid.json from the start. Raises OSError if the
-    store cannot be written.
+    False if there was nothing to do and the question is the one before. It stands in the store's grid.json from the
+    start. Raises OSError if the store cannot be written.
     """
     store.root.mkdir(parents=True, exist_ok=True)
     asked = json.loads(to_json(planned.grid.to_dict()))
-    if read_json(store.root / "grid.json") != asked:
+    changed = read_json(store.root / "grid.json") != asked
+    if changed:
         write_atomically(store.root / "grid.json", to_json(asked))
-    search, started = planned.grid.search, False
+    search = planned.grid.search
 
     def announced(runs: Iterable[RunConfig]) -> Iterator[RunConfig]:
-        nonlocal started
+        nonlocal changed
         for run in runs:
             if not store.finished(run.run_id):
-                started = True
+                changed = True
                 observe(Planned(run.run_id, run))
                 yield run
 
@@ -151,16 +162,17 @@ def carry_out(planned: Plan, store: Store, engine: Engine, observe: Observe) -> 
         engine.run(announced(planned.trials), store, observe)
     if search is not None:
         engine.run(announced(chosen_runs(planned.runs, search, store.rows())), store, observe)
-    return started
+    return changed
 
 
 def describe(planned: Plan) -> str:
     """How many runs."""
     search = planned.grid.search
     if search is None:
-        return f"{len(planned.runs)} runs"
-    trials = f"{search.trials_per_arm * planned.arms} trials, {search.trials_per_arm} an arm"
-    return f"{trials}, then {planned.later} runs with what they choose" if planned.later else trials
+        return counted(len(planned.runs), "run")
+    per_arm = search.trials_per_arm * search.choose_on
+    trials = f"{counted(per_arm * planned.arms, 'trial')}, {per_arm} an arm"
+    return f"{trials}, then {counted(planned.later, 'run')} with what they choose" if planned.later else trials
 
 
 def expected(planned: Plan, store: Store) -> tuple[int, int]:
@@ -168,8 +180,12 @@ def expected(planned: Plan, store: Store) -> tuple[int, int]:
     search, (ended, known) = planned.grid.search, finished(planned, store)
     runs = known - ended
     if search is not None and (runs or not known):
-        trials = planned.trials or planned.runs * search.trials_per_arm
-        runs = sum(not store.finished(run.run_id) for run in trials[: search.trials_per_arm * planned.arms])
+        if planned.trials:
+            runs = sum(not store.finished(run.run_id) for run in planned.trials)
+        else:
+            rows = [row for row in store.rows() if row.finished]
+            drawn = sum(len(known_trials(run, search, rows)) for run in planned.priced)
+            runs = max(0, search.trials_per_arm * planned.arms - drawn)
         runs += planned.later
     return runs, runs * sum(run.train.steps for run in planned.runs) // len(planned.runs)
 

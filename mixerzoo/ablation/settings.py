@@ -15,10 +15,11 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from mixerzoo.registry.catalog import MIXERS, mixer_info
-from mixerzoo.registry.registry import unknown
 from mixerzoo.tasks import BackboneConfig, RunConfig, Task, TrainConfig
 from mixerzoo.tasks.base import TASKS
 from mixerzoo.tasks.config import assign, canonical, parse_setting, parse_values, readable
+
+from .columns import unknown_path
 
 # Keywords for the default job's dim=64; a mixer that is not here runs with its own defaults.
 MIXER_SETTINGS: Mapping[str, Mapping[str, Any]] = {
@@ -28,6 +29,7 @@ MIXER_SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "retnet": {"num_heads": 4},
 }
 MIXER_PATH, TASK_PATH = "backbone.mixer.", "task."
+ASKED = {"backbone.mixer": "mixers", "task": "tasks", "seed": "seeds"}  # what no setting is
 
 
 @dataclass(frozen=True)
@@ -112,11 +114,13 @@ def _reaches(setting: Setting, mixer: str, task: Task) -> bool:
     if setting.scope not in ("", mixer) and setting.scope not in _names(task):
         return False
     if setting.path.startswith(MIXER_PATH):
-        key = setting.path.removeprefix(MIXER_PATH).partition(".")[0]
-        return key.isdigit() or any(key in mixer_keywords(name) for name in mixer.split("+"))
+        pattern, (key, *inner) = mixer.split("+"), setting.path.removeprefix(MIXER_PATH).split(".")
+        if key.isdigit():  # a place in a pattern
+            pattern, key = pattern[int(key) : int(key) + 1] * (len(pattern) > 1), "".join(inner[:1])
+        return any(key in mixer_keywords(name) for name in pattern)
     if setting.path.startswith(TASK_PATH):
         return setting.path.removeprefix(TASK_PATH).partition(".")[0] in _fields(task)
-    return True
+    return setting.path.startswith(("backbone.", "train."))
 
 
 def check_reach(setting: Setting, mixers: Sequence[str], tasks: Sequence[Task]) -> None:
@@ -124,13 +128,25 @@ def check_reach(setting: Setting, mixers: Sequence[str], tasks: Sequence[Task]) 
     scopes = {*mixers, *(name for task in tasks for name in _names(task))}
     if setting.scope and setting.scope not in scopes:
         raise ValueError(f"the setting {setting} fits no run; known prefixes here: {', '.join(sorted(scopes))}")
+    if setting.path in ASKED:
+        asked = ASKED[setting.path]
+        raise ValueError(f"{setting} is no setting; remedy: --{asked}, or {asked} in a question file")
     if any(_reaches(setting, mixer, task) for mixer in mixers for task in tasks):
         return
+    mixers = [mixer for mixer in mixers if mixer == setting.scope] or mixers
+    tasks = [task for task in tasks if setting.scope in _names(task)] or tasks
+    prefix = next((part for part in ("mixer.", "task.") if readable(setting.path).startswith(part)), "")
+    known = _known(mixers, tasks)
+    raise ValueError(unknown_path("setting", str(setting), [path for path in known if path.startswith(prefix)]))
+
+
+def _known(mixers: Sequence[str], tasks: Sequence[Task]) -> list[str]:
+    """What can be set of runs of these mixers on these tasks, by readable paths."""
     names = itertools.chain.from_iterable(mixer.split("+") for mixer in mixers)
-    known = [f"mixer.{keyword}" for name in names for keyword in mixer_keywords(name)]
-    if setting.path.startswith(TASK_PATH):
-        known = [TASK_PATH + field for task in tasks for field in _fields(task)]
-    raise ValueError(unknown("setting", str(setting), sorted(set(known))))
+    paths = {f"mixer.{keyword}" for name in names for keyword in mixer_keywords(name)}
+    paths |= {TASK_PATH + field for task in tasks for field in _fields(task)}
+    paths |= {f"backbone.{field.name}" for field in fields(BackboneConfig) if field.name != "mixer"}
+    return sorted(paths | {f"train.{field.name}" for field in fields(TrainConfig)})
 
 
 def _lay(values: Any, setting: Setting) -> Any:

@@ -61,11 +61,11 @@ class Candidates:
     def of(cls, path: str, values: Any) -> Candidates:
         """From a list of values, or a range as text."""
         path = canonical(path)
-        if not isinstance(values, str):
-            return cls(path, tuple(dict.fromkeys(values)))
+        if isinstance(values, (list, tuple)):
+            return cls(path, tuple(value for index, value in enumerate(values) if value not in values[:index]))
         try:
             low, high = map(float, values.split(".."))
-        except ValueError as error:
+        except (AttributeError, ValueError) as error:
             raise ValueError(f"{path} needs a list of values or a range such as 1e-4..1e-1, got {values!r}") from error
         return cls(path, (), low, high)
 
@@ -95,6 +95,11 @@ class Search:
             raise ValueError("listed values are tried once each; remedy: no --trials, or a range such as 1e-4..1e-1")
         if self.choose_on < 1:
             raise ValueError(f"a choice needs at least one seed, got choose_on={self.choose_on}")
+        if self.method == "asha" and self.choose_on > 1:
+            raise ValueError(
+                f"asha draws and gives up trials on every seed by itself, so it chooses on one, got {self.choose_on}; "
+                "remedy: --choose-on 1, or --search grid"
+            )
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -107,7 +112,13 @@ class Search:
 
     @property
     def trials_per_arm(self) -> int:
+        """On each of the seeds that the choice is made on."""
         return self.trials or len(self.combinations)
+
+    def check(self, run: RunConfig) -> None:
+        """Raises ValueError for values that a run cannot have."""
+        for values in self.combinations or [{c.path: c.values[0] if c.values else c.low for c in self.tune}]:
+            with_values(run, values)
 
 
 def with_values(run: RunConfig, values: Mapping[str, Any]) -> RunConfig:
@@ -146,7 +157,7 @@ class HalvingSearch:
         self._running: dict[str, tuple[optuna.Study, optuna.Trial]] = {}
         seeds = list(dict.fromkeys(run.seed for run in runs))[: search.choose_on]
         rows = [] if search.combinations else store.rows()
-        arms = [(run, search.combinations or _known(run, search, rows)) for run in runs if run.seed in seeds]
+        arms = [(run, search.combinations or known_trials(run, search, rows)) for run in runs if run.seed in seeds]
         self._arms = [(run, _study(run, len(known)), known) for run, known in arms]
 
     def runs(self) -> Iterator[RunConfig]:
@@ -176,7 +187,7 @@ class HalvingSearch:
                 self.store.stop(event.run_id)
 
 
-def _known(run: RunConfig, search: Search, rows: Sequence[Row]) -> list[dict[str, Any]]:
+def known_trials(run: RunConfig, search: Search, rows: Sequence[Row]) -> list[dict[str, Any]]:
     """The trials of an arm that a store holds, whatever state they are in."""
     arm = arm_of(configuration(run), search.paths)
     own = (row for row in rows if row.config["seed"] == run.seed and arm_of(row.config, search.paths) == arm)

@@ -39,6 +39,15 @@ class Asked:
         from mixerzoo.tasks.config import parse_setting
 
         check_trackers(self.track)
+        for option, (given, engine) in {
+            "address": (self.address != "auto", "ray"),
+            "gpus": (self.gpus != 0, "ray"),
+            "job": (bool(self.job), "slurm"),
+        }.items():
+            if given and self.engine != engine:
+                raise ValueError(
+                    f"--{option} is for --engine {engine}, got --engine {self.engine}; remedy: leave it out"
+                )
         options = Options(retry_out_of_memory=self.retry_out_of_memory, trackers=self.track, processes=self.processes)
         workers = 1 if any(run.task.alone for run in planned.runs) else self.workers
         if self.engine == "local":
@@ -46,7 +55,7 @@ class Asked:
         if self.engine == "ray":
             from mixerzoo.ablation.engines.ray import RayEngine
 
-            return RayEngine(self.address, self.threads, self.gpus, options=options)
+            return RayEngine(self.address, self.threads, self.gpus, workers, options=options)
         if self.engine == "slurm":
             from mixerzoo.ablation.engines.slurm import SlurmEngine
 
@@ -95,7 +104,7 @@ def carry_out(planned: Plan, directory: Path, engine: Engine, *, plots: bool) ->
     try:
         with show_progress(pending, steps, console) as observe:
             changed = plan.carry_out(planned, store, engine, observe)
-        stale = changed or not (directory / "results.md").exists()
+        stale = changed or not (directory / ("figures" if plots else "results.md")).exists()
         report = write_report(store, plots=plots) if stale else read_report(store)
     except KeyboardInterrupt:
         ended, known = plan.finished(planned, store)

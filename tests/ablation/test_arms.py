@@ -82,10 +82,19 @@ def test_a_filter_speaks_of_any_dotted_path(condition, kept):
     assert {columns(kept)["backbone.mixer"] for kept in select(rows, [condition])} == kept
 
 
+def test_a_pattern_has_the_settings_of_its_mixers_where_a_mixer_alone_has_them():
+    rows = [row(0.5, mixer="hgrn2", expand=8), row(0.6, mixer="hgrn2+attention", expand=8), row(0.7, mixer="gla")]
+    assert select(rows, ["mixer.expand=8"]) == rows[:2]
+    pooled = {arm.variant["mixer.expand"]: arm.mixer for arm in arms(rows, by=["backbone.mixer.expand"])}
+    assert pooled == {8: "hgrn2, hgrn2+attention", None: "gla"}
+
+
 def test_mistakes_in_a_filter_are_explained():
     rows = [row()]
     for text, message in (
         ("train.rl=3", r"unknown path 'train.rl'; did you mean train.lr"),
+        ("optimzer.lr=3", r"unknown path 'optimzer.lr'; did you mean train.lr\?"),
+        ("lr=3", r"unknown path 'lr'; did you mean train.lr\?"),
         ("gla", r"a filter must read PATH=VALUE, .* got 'gla'"),
         ("seed<two", "< compares with one number, got 'two'"),
         ("seed=9", "none of 1 runs has seed=9"),

@@ -15,8 +15,11 @@ from mixerzoo.ablation.engines import local
 from mixerzoo.ablation.engines.local import LocalEngine, usable_cores
 from mixerzoo.ablation.events import Finished, Progress, Started
 from mixerzoo.ablation.execute import Options
+from mixerzoo.ablation.grid import Grid
+from mixerzoo.ablation.plan import plan
 from mixerzoo.ablation.store import Store
 from mixerzoo.cli import main
+from mixerzoo.cli.grid import Asked, carry_out
 from tests.tolerances import assert_close
 
 from .runs import everything_is_there_once, outcomes, run
@@ -194,6 +197,29 @@ def test_a_failed_run_is_told_and_makes_exit_code_1(plugins, tmp_path, monkeypat
         main()
     assert exit.value.code == 1
     assert "failed (RuntimeError: this mixer is broken)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"gpus": 1.0}, "--gpus is for --engine ray, got --engine local; remedy: leave it out"),
+        ({"engine": "ray", "job": ("mem_gb=3",)}, "--job is for --engine slurm, got --engine ray"),
+        ({"engine": "slurm", "address": "here:6379"}, "--address is for --engine ray, got --engine slurm"),
+    ],
+)
+def test_an_option_of_another_engine_is_not_ignored(given, message):
+    with pytest.raises(ValueError, match=message):
+        Asked(**given).build(plan(Grid.of(mixers=["attention"], tasks=["mqar"])))
+
+
+def test_a_new_question_about_finished_runs_is_reported_anew(tmp_path):
+    directory, settings = tmp_path / "runs", {"train.steps": 1, "backbone.dim": 16, "backbone.depth": 1}
+    task = {"name": "mqar", "length": 16, "num_pairs": 2, "vocab_size": 20, "valid_sequences": 8}
+    asked = {"mixers": ["attention", "gla"], "tasks": [task], "seeds": 1, "set": settings, "match": "none"}
+    for baseline, plots in ((None, False), ("attention", False), ("attention", True)):
+        carry_out(plan(Grid.of(**asked, baseline=baseline)), directory, LocalEngine(1), plots=plots)
+        assert ("vs attention" in (directory / "results.md").read_text()) == (baseline is not None)
+        assert (directory / "figures").exists() == plots
 
 
 @pytest.mark.slow

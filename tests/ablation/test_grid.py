@@ -85,6 +85,21 @@ def test_short_forms_mean_the_long_ones():
         ({"mixer": ["gla"]}, r"unknown key of a grid 'mixer'; did you mean mixers"),
         ({"set": {"train.stesp": 3}}, r"unknown configuration key 'train.stesp'; did you mean train.steps"),
         ({"set": {"retnet:train.steps": 3}}, r"retnet:train.steps fits no run; known prefixes here: diagn"),
+        ({"set": {"lr": 1}}, r"unknown setting 'lr'; did you mean train.lr\?"),
+        ({"set": {"mixer.0.num_heads": 1}}, r"unknown setting 'mixer.0.num_heads'; did you mean mixer.num_heads\?"),
+        ({"set": {"seed": 3}}, r"seed is no setting; remedy: --seeds, or seeds in a question file"),
+        ({"vary": {"mixer": ["gla"]}}, r"backbone.mixer is no setting; remedy: --mixers"),
+        ({"vary": {"task": ["lm"]}}, r"task is no setting; remedy: --tasks"),
+        ({"vary": {"mixer.num_heads": 4}}, r"mixer.num_heads must be a list of values, got 4"),
+        ({"vary": ["mixer.num_heads=4"]}, r"vary must be a table of paths and values, got \['mixer"),
+        ({"tasks": "mqar"}, r"tasks must be a list of names and tables, got 'mqar'"),
+        ({"seeds": 2.0}, r"seeds must be a count or a list, got 2.0"),
+        ({"match": None}, r"match must be a text such as .*, got None"),
+        ({"match": "params:0"}, r"the params to match must be at least 1, got 0"),
+        ({"tune": {"train.lr": 1e-3}}, r"train.lr needs a list of values or a range such as 1e-4..1e-1, got 0.001"),
+        ({"tune": {"train.lr": [1, 2]}, "vary": {"optimizer.lr": [1, 2]}}, r"train.lr is both varied and tuned"),
+        ({"tune": {"train.lr": [1, 2]}, "choose_on": 2}, r"a choice on 2 seeds needs as many, got 1"),
+        ({"tune": {"train.lr": [1, 2]}, "search": "asha", "choose_on": 2, "seeds": 2}, r"it chooses on one, got 2"),
         ({"vary": {"mixer.num_heds": [1]}}, r"unknown setting 'mixer.num_heds'; did you mean mixer.num_heads"),
         ({"vary": {"mixer.expand": [1]}}, r"unknown setting 'mixer.expand'; did you mean mixer.expand_v"),
         ({"vary": {"task.lenght": [1]}}, r"unknown setting 'task.lenght'; did you mean task.length"),
@@ -104,6 +119,24 @@ def test_short_forms_mean_the_long_ones():
 def test_mistakes_are_explained(question, message):
     with pytest.raises(ValueError, match=message):
         runs(**question)
+
+
+@pytest.mark.parametrize("tried", [["a"], "8..64"])
+def test_values_that_cannot_be_tuned_are_told_before_anything_runs(tried):
+    search = {"search": "asha", "trials": 2} if isinstance(tried, str) else {}
+    with pytest.raises(ValueError, match=r"train.batch_size must be int, got "):
+        plan(Grid.of(mixers=["gla"], tasks=[TINY], seeds=1, tune={"train.batch_size": tried}, **search))
+
+
+def test_a_place_in_a_pattern_is_set_there_alone_and_not_in_the_model_that_is_matched():
+    pattern = "hgrn2+attention+hgrn2"
+    (found,) = plan(Grid.of(mixers=[pattern], tasks=[TINY], seeds=1, set={"mixer.2.expand": 8})).runs
+    assert [mixer.get("expand") for mixer in found.backbone.mixer] == [16, None, 8]
+
+
+def test_the_last_axis_of_a_path_holds_whatever_its_spelling():
+    found = runs(vary={"optimizer.lr": [0.1, 0.2], "train.lr": [0.3]})
+    assert [run.train.lr for run in found] == [0.3]
 
 
 def test_axes_are_read_as_values():
@@ -154,6 +187,8 @@ def test_a_value_that_a_mixer_refuses_is_left_out_and_told():
     ]
     told = "hgrn2 on mqar with mixer.expand=128 is left out: expand must divide dim=64, got 128"
     assert planned.left_out == (told,)
+    pattern = plan(Grid.of(mixers=["hgrn2+gla"], tasks=[TINY], vary={"mixer.expand": [16, 128]}, seeds=1))
+    assert pattern.left_out[0].startswith("hgrn2+gla on mqar with mixer.expand=128 is left out: ")
     with pytest.raises(ValueError, match="expand must divide dim=64, got 128"):
         plan(Grid.of(mixers=["hgrn2"], tasks=[TINY], set={"mixer.expand": 128}))
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 
 from mixerzoo import list_mixers
+from mixerzoo.ablation import matching
 from mixerzoo.ablation.cost import estimate_seconds, model_cost
 from mixerzoo.ablation.dry_run import cost_table, summary
 from mixerzoo.ablation.grid import Grid
 from mixerzoo.ablation.matching import Matching, target_size
-from mixerzoo.ablation.plan import describe_matching, plan
+from mixerzoo.ablation.plan import describe, describe_matching, expected, plan
+from mixerzoo.ablation.store import Store
+from mixerzoo.tasks import BackboneConfig
 
 TINY = {"name": "mqar", "length": 16, "num_pairs": 2, "vocab_size": 20, "valid_sequences": 8}
 
@@ -51,13 +54,31 @@ def test_the_state_is_matched_by_the_width():
     assert line.startswith("mqar: bytes of state matched to 8,192 by the width; farthest is ")
 
 
+@pytest.mark.parametrize("target", [1, 1000, 29_000, 29_001, 10**9])
+def test_the_nearest_is_found_among_sizes_that_cannot_all_be_built(target, monkeypatch):
+    built: list[int] = []
+
+    def measure(task, backbone, quantity):
+        if backbone.dim % 3:
+            raise ValueError("3 must divide the width")
+        built.append(backbone.dim)
+        return 10 * backbone.dim**2
+
+    monkeypatch.setattr(matching, "measure", measure)
+    widths = [BackboneConfig(dim=dim) for dim in range(1, 2001)]
+    found = matching._nearest(widths, planned(mixers=["gla"], match="none").runs[0], "state", target).dim
+    assert abs(10 * found**2 - target) == min(abs(10 * dim**2 - target) for dim in range(3, 2001, 3))
+    assert len(built) < 20, "a model as wide as attention's cache would take minutes to find"
+
+
 def test_the_target_is_a_mixers_model_or_a_number():
     (run,) = planned(mixers=["retnet"], match="none").runs
     (attention,) = planned(mixers=["attention"], match="none").runs
     cost = model_cost(attention.task, attention.backbone)
     assert target_size(run, Matching()) == cost.parameters
     assert target_size(run, Matching("flops")) == cost.flops
-    assert planned(mixers=["retnet"], match="params:90000").matches[0].target == 90_000
+    for number in ("90000", "9e4", "90_000"):
+        assert planned(mixers=["retnet"], match=f"params:{number}").matches[0].target == 90_000
     with pytest.raises(
         ValueError, match=r"retnet on mqar cannot be brought to 100 parameters: the nearest GLU width, 1"
     ):
@@ -84,6 +105,24 @@ def test_a_dry_run_prices_every_run():
     assert cost.training_flops(found.runs[0]) == 3 * cost.flops * 32 * found.runs[0].train.steps
 
 
+def test_a_dry_run_prices_every_arm_whose_trials_are_yet_to_be_drawn():
+    search = {"tune": {"train.lr": "1e-4..1e-1"}, "search": "asha", "trials": 4}
+    found = planned(mixers=["hgrn2", "gla"], seeds=2, **search)
+    table, seconds = cost_table(found)
+    cells = [list(column.cells) for column in table.columns]
+    assert cells[0] == ["mqar-hgrn2-s0, 4 trials", "mqar-gla-s0, 4 trials"] and cells[1] == ["0.0001..0.1"] * 2
+    assert summary(found, seconds, 2).startswith("8 trials, at most about ")
+    assert describe(found) == "8 trials, 4 an arm, then 2 runs with what they choose"
+
+
+def test_trials_are_counted_on_every_seed_that_a_choice_is_made_on(tmp_path):
+    found = planned(mixers=["hgrn2", "gla"], seeds=3, tune={"train.lr": [1e-3, 1e-2]}, choose_on=2)
+    assert describe(found) == "8 trials, 4 an arm, then 2 runs with what they choose"
+    assert expected(found, Store(tmp_path))[0] == len(found.trials) + found.later == 10
+
+
 def test_what_is_too_large_to_try_is_not_tried():
     (run,) = planned(mixers=["gla"], set={"train.batch_size": 10**9}, match="none").runs
     assert estimate_seconds(run) is None
+    table, _ = cost_table(planned(mixers=["gla"], set={"train.batch_size": 10**9}, match="none"))
+    assert table.caption == "1 run too large to try: no time is counted for them"

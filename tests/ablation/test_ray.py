@@ -51,6 +51,14 @@ def test_a_grid_outlives_the_death_of_a_node_in_the_middle_of_a_run(cluster, tmp
     assert sorted(event.run_id for event in events if isinstance(event, Finished)) == sorted(r.run_id for r in runs)
 
 
+def test_a_run_takes_the_cores_of_all_its_processes_and_no_more_run_than_asked_for(monkeypatch):
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 16.0, "GPU": 2.0})
+    options = Options(processes=2)
+    assert RayEngine(threads=2, options=options).places() == 4
+    assert RayEngine(threads=2, jobs=3, options=options).places() == 3
+    assert RayEngine(threads=2, gpus=2).places() == 1
+
+
 def test_what_goes_wrong_on_a_cluster_is_a_row(cluster, tmp_path):
     store = Store(tmp_path / "runs")
     raising, killed, good = run("raising"), run("killed"), run()

@@ -158,6 +158,43 @@ def test_nothing_is_a_value_and_not_missing(tmp_path):
     assert section.problems == ["mqar gla, mixer.window=900: missing (not started)"]
 
 
+@pytest.mark.parametrize(
+    ("rows", "asked", "told"),
+    [
+        (
+            [{"lr": lr, "expand": e} for lr, e in ((1, 8), (1, 16), (2, 8))],
+            {},
+            ["mqar hgrn2, train.lr=2, mixer.expand=16"],
+        ),
+        ([{"lr": lr, "expand": e} for lr in (1.0, 2.0) for e in (8, 16)], {}, []),
+        ([{"lr": lr, "expand": 8} for lr in (1, 2)], {}, ["mqar hgrn2, mixer.expand=16"]),
+        (
+            [{"lr": 1, "expand": 8, "seed": s} for s in (0, 1)] + [{"lr": 1, "expand": 16}],
+            {"seeds": [0, 1], "vary": {"mixer.expand": [8, 16]}},
+            ["mqar hgrn2, mixer.expand=16 seed 1"],
+        ),
+        (
+            [{"mixer": "hgrn2+gla", "expand": 8}],
+            {"mixers": ["hgrn2+gla"]},
+            ["train.lr=1", "train.lr=2", "mixer.expand=16"],
+        ),
+        ([{"expand": 8}], {"vary": {"gla:mixer.expand": [8, 16]}}, []),
+        ([{"expand": 8}], {"vary": {"backbone.dim": [32, 96]}, "solve": "width"}, []),
+    ],
+)
+def test_missing_are_cells_and_seeds_and_nothing_that_was_not_asked_for(rows, asked, told, tmp_path):
+    question = {
+        "mixers": ["hgrn2"],
+        "tasks": ["mqar"],
+        "seeds": [0],
+        "vary": {"train.lr": [1, 2], "mixer.expand": [8, 16]},
+    }
+    written = write(tmp_path, [row(0.5, **{"mixer": "hgrn2", **own}) for own in rows], question | asked)
+    (section,) = read_report(Store(written)).sections
+    assert len(section.problems) == len(told)
+    assert all(what in problem for what, problem in zip(told, section.problems, strict=True))
+
+
 @pytest.mark.parametrize("width", [100, 120, 160, 260])
 def test_tables_fit_the_terminal(studied, width):
     text = screen(studied, width)

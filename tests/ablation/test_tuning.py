@@ -62,6 +62,8 @@ def test_what_failed_or_was_given_up_is_never_chosen():
     rows = [row(trials[0], None, "failed"), row(trials[1], 0.9, "stopped"), row(trials[2], 0.1)]
     (choice,) = choose(rows, asked.search.paths)
     assert choice.best.values == {"train.lr": 3}
+    (choice,) = choose([row(trials[0], None), row(trials[2], 0.1)], asked.search.paths)  # its metric is not a number
+    assert choice.best.values == {"train.lr": 3}
     (nothing,) = choose(rows[:2], asked.search.paths)
     assert nothing.best is None
     assert chosen_runs(expand(asked), asked.search, rows[:2]) == []

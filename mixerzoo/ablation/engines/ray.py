@@ -20,13 +20,15 @@ from .jobs import Job, carry_out, follow
 class RayEngine:
     """As many runs at once as the cluster has room for. The store's directory must be seen by all nodes.
 
-    address: of the cluster, as `ray.init` takes it. threads, gpus: what one run gets. retries: how often Ray starts a
-    run again whose process or node has died; it goes on from its checkpoint. every: seconds between two looks.
+    address: of the cluster, as `ray.init` takes it. threads: of each process of a run. gpus: of one run. jobs: how many
+    may run at once; by default all that there is room for. retries: how often Ray starts a run again whose process or
+    node has died; it goes on from its checkpoint. every: seconds between two looks.
     """
 
     address: str = "auto"
     threads: int = 1
     gpus: float = 0
+    jobs: int | None = None
     retries: int = 3
     every: float = 1.0
     options: Options = field(default_factory=Options)
@@ -40,7 +42,7 @@ class RayEngine:
             except (ConnectionError, RuntimeError, ValueError) as error:
                 said = " ".join(str(error).split())
                 raise CannotStart(f"no Ray cluster answers at {self.address!r}: {said}; remedy: --address") from error
-        task = ray.remote(num_cpus=self.threads, num_gpus=self.gpus, max_retries=self.retries)(carry_out)
+        task = ray.remote(num_cpus=self.cores, num_gpus=self.gpus, max_retries=self.retries)(carry_out)
 
         def submit(batch: Sequence[RunConfig]) -> Sequence[Job]:
             return [
@@ -53,10 +55,15 @@ class RayEngine:
             if joined:
                 ray.shutdown()
 
+    @property
+    def cores(self) -> int:
+        """Of one run."""
+        return self.threads * self.options.processes
+
     def places(self) -> int:
         """Runs that the cluster's nodes can take at once, as many as it has now."""
         resources = ray.cluster_resources()
-        counts = [resources.get("CPU", 0) // self.threads]
+        counts = [resources.get("CPU", 0) // self.cores, *([self.jobs] if self.jobs else [])]
         if self.gpus:
             counts.append(resources.get("GPU", 0) // self.gpus)
         return max(1, int(min(counts)))

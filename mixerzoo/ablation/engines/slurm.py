@@ -27,8 +27,9 @@ class SlurmEngine:
     """A job for every run. The store's directory must be seen by all nodes; scripts and outputs go to `jobs` in it.
 
     parameters: submitit's, for every job: timeout_min (a day), mem_gb, gpus_per_node, slurm_partition, ...
-    jobs: how many may wait or run at once; all by default, as one array. threads: cores of a job. cluster: submitit's
-    "slurm", or "local" for processes here, to try it out. every: seconds between two looks at what became of them.
+    jobs: how many may wait or run at once; all by default, as one array. threads: of each process of a run. cluster:
+    submitit's "slurm", or "local" for processes here, to try it out. every: seconds between two looks at what became
+    of them.
     """
 
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -44,7 +45,8 @@ class SlurmEngine:
         try:
             executor = submitit.AutoExecutor(folder=root / "jobs", cluster=self.cluster, slurm_max_num_timeout=CUT_OFF)
             parameters = {"timeout_min": DAY, **self.parameters}
-            executor.update_parameters(name=root.name, cpus_per_task=self.threads, **parameters)
+            cores = self.threads * self.options.processes
+            executor.update_parameters(name=root.name, cpus_per_task=cores, **parameters)
         except (RuntimeError, NameError, ValueError) as error:
             said = " ".join(str(error).split())
             raise CannotStart(f"Slurm takes no jobs: {said}; remedy: a login node, and --job by its names") from error

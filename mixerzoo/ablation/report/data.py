@@ -15,14 +15,16 @@ from typing import Any
 from mixerzoo.ablation.arms import Arm, arms
 from mixerzoo.ablation.baseline import comparisons
 from mixerzoo.ablation.choice import Choice, choose
-from mixerzoo.ablation.columns import FOLDER, check_paths, columns, heading, mixer_label, select, value_at
+from mixerzoo.ablation.columns import FOLDER, check_paths, columns, heading, select
 from mixerzoo.ablation.fairness import warnings
 from mixerzoo.ablation.statistics import Comparison, coverage_of_the_range
 from mixerzoo.ablation.store import Row, Store
 from mixerzoo.registry.registry import unknown
 from mixerzoo.tasks.base import file_name
-from mixerzoo.tasks.config import canonical, flatten, readable
+from mixerzoo.tasks.config import canonical, flatten
 from mixerzoo.tasks.files import read_json
+
+from .missing import missing
 
 RUN = {"task", "backbone", "train", "seed"}  # what tells a run from a checkpoint or another folder with a config.json
 SELECTION = "selection"
@@ -166,7 +168,7 @@ def read_report(
     if baseline is not None:
         _check_baseline(baseline, compared)
     baseline = baseline or next((q["baseline"] for q in questions if q.get("baseline")), None)
-    missing = _missing(questions[0], rows) if len(stores) == 1 and not where else {}
+    absent = missing(questions[0], rows) if len(stores) == 1 and not where else {}
     question = next((q["question"] for q in questions if q.get("question")), "")
     sections = [
         Section(
@@ -175,9 +177,9 @@ def read_report(
             tuple(arm for arm in trials if arm.task == task),
             tuple(choice for choice in choices if choice.candidates[0].rows[0].config["task"]["name"] == task),
             baseline,
-            tuple(missing.get(task, ())),
+            tuple(absent.get(task, ())),
         )
-        for task in dict.fromkeys([*(arm.task for arm in compared), *missing])
+        for task in dict.fromkeys([*(arm.task for arm in compared), *absent])
     ]
     home = stores[0].root / SELECTION if where or paths else stores[0].root
     directory = home if len(stores) == 1 else stores[0].root.parent / "-vs-".join(map(file_name, titles))
@@ -201,33 +203,6 @@ def _names(roots: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     raise ValueError(f"a directory cannot be compared with itself, got {', '.join(map(str, roots))}")
-
-
-def _missing(question: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, list[str]]:
-    """By task, what the grid asks for and no run has been started on."""
-    names = {row.config["task"]["name"].rpartition("/")[2]: row.config["task"]["name"] for row in rows}
-    started: dict[tuple[str, str], list[Row]] = defaultdict(list)
-    for row in rows:
-        started[row.config["task"]["name"], mixer_label(row.config)].append(row)
-    missing: dict[str, list[str]] = defaultdict(list)
-    for asked in question.get("tasks", ()):
-        name = asked if isinstance(asked, str) else asked["name"]
-        task = names.get(name.rpartition("/")[2], name)
-        for mixer in question.get("mixers", ()):
-            own = started.get((task, mixer), [])
-            if not own:
-                missing[task].append(mixer)
-                continue
-            seeds = set(question.get("seeds", ())) - {row.config["seed"] for row in own}
-            missing[task] += [f"{mixer} seed {seed}" for seed in sorted(seeds)]
-            for axis, values in flatten(question.get("vary") or {}).items():
-                path = canonical(axis.rpartition(":")[2])
-                found = {repr(value_at(row, path)) for row in own}
-                if None not in values:
-                    found.discard(repr(None))  # which stands for a mixer without this setting
-                absent = [value for value in values if found and repr(value) not in found]
-                missing[task] += [f"{mixer}, {readable(path)}={value}" for value in absent]
-    return {task: what for task, what in missing.items() if what}
 
 
 def _check_baseline(baseline: str, compared: Sequence[Arm]) -> None:
