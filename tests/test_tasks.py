@@ -14,7 +14,7 @@ from mixerzoo import list_mixers
 from mixerzoo.ablation.settings import mixer_config
 from mixerzoo.tasks import BackboneConfig, RunConfig, TrainConfig, build_task, list_tasks
 from mixerzoo.tasks.config import assign, canonical, flatten, from_dict, parse_setting, parse_values, readable
-from mixerzoo.tasks.diagnostics.mqar import MQAR, generate
+from mixerzoo.tasks.diagnostics.mqar import MQAR
 from mixerzoo.tasks.lm.model import IGNORED, LanguageModel
 from mixerzoo.tasks.lm.text import TextLM, read_corpus
 from mixerzoo.tasks.train import Point, fit, learning_rate, parameter_groups
@@ -83,6 +83,7 @@ def test_assign_is_undone_by_flatten_and_changes_nothing_in_place():
         ({"steps": "many"}, r"train.steps must be int, got 'many'"),
         ({"steps": True}, r"train.steps must be int, got True"),
         ({"steps": 0}, r"train.steps must be at least 1, got 0"),
+        ({"lr": -1.0}, r"train.lr must be at least 0, got -1.0"),
         ({"precision": "fp8"}, r"train.precision must be 'no' or 'bf16' or 'fp16', got 'fp8'"),
         ({"betas": [0.9]}, r"train.betas must be tuple\[float, float\], got \[0.9\]"),
     ],
@@ -187,7 +188,7 @@ def solve_by_hand(inputs: list[int], pairs: int) -> list[int]:
 @pytest.mark.parametrize(("length", "pairs"), [(64, 8), (64, 16), (16, 1), (32, 4)])
 def test_mqar_agrees_with_a_solver_that_reads_token_by_token(length, pairs):
     task = MQAR(length=length, num_pairs=pairs, vocab_size=80)
-    inputs, labels = generate(task, np.random.default_rng(0), 200)
+    inputs, labels = task.generate(np.random.default_rng(0), 200)
     for row, answers in zip(inputs.tolist(), labels.tolist(), strict=True):
         assert answers == solve_by_hand(row, pairs)
         keys, values = row[0 : 2 * pairs : 2], row[1 : 2 * pairs : 2]
@@ -201,7 +202,7 @@ def test_mqar_agrees_with_a_solver_that_reads_token_by_token(length, pairs):
 def test_mqar_gaps_follow_the_power_law():
     """The first drawn key's slot has probability p(i) ~ i^(a-1), as sampling in sequence without replacement says."""
     task = MQAR(length=32, num_pairs=2, vocab_size=40)
-    inputs, _ = generate(task, np.random.default_rng(1), 20_000)
+    inputs, _ = task.generate(np.random.default_rng(1), 20_000)
     slot = (inputs[:, 4::2] == inputs[:, :1]).argmax(1)
     wanted = np.arange(1, 15) ** (task.power - 1)
     assert np.abs(np.bincount(slot, minlength=14) / 20_000 - wanted / wanted.sum()).max() < 0.015
@@ -209,8 +210,8 @@ def test_mqar_gaps_follow_the_power_law():
 
 def test_mqar_fillers_may_be_random_and_leave_pairs_and_answers_alone():
     plain, filled = MQAR(), MQAR(random_fillers=True)
-    inputs, labels = generate(plain, np.random.default_rng(2), 8)
-    noisy, same_labels = generate(filled, np.random.default_rng(2), 8)
+    inputs, labels = plain.generate(np.random.default_rng(2), 8)
+    noisy, same_labels = filled.generate(np.random.default_rng(2), 8)
     assert (labels == same_labels).all()
     assert (noisy[inputs != 0] == inputs[inputs != 0]).all()
     assert (noisy == 0).mean() < 0.1

@@ -90,6 +90,9 @@ class TrainConfig:
         for name in ("steps", "batch_size", "accumulate", "log_every", "evaluate_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("lr", "final_lr", "warmup", "weight_decay", "clip"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"train.{name} must be at least 0, got {getattr(self, name)}")
         if self.accumulate > self.batch_size:
             raise ValueError(
                 f"train.accumulate must be at most train.batch_size = {self.batch_size}, got {self.accumulate}"

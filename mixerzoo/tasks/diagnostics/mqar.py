@@ -56,24 +56,20 @@ class MQAR(TokenTask):
             raise ValueError(f"task.vocab_size must be larger than length = {self.length}, got {self.vocab_size}")
 
     def generate(self, rng: np.random.Generator, rows: int) -> tuple[np.ndarray, np.ndarray]:
-        return generate(self, rng, rows)
-
-
-def generate(task: MQAR, rng: np.random.Generator, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """`rows` sequences: inputs and labels, int64 [rows, length]."""
-    pairs, half = task.num_pairs, task.vocab_size // 2
-    context, slots = 2 * pairs, (task.length - 2 * pairs) // 2
-    keys = 1 + _draw_distinct(rng, np.zeros(half - 1), rows, pairs)
-    values = half + _draw_distinct(rng, np.zeros(task.vocab_size - half), rows, pairs)
-    gaps = _draw_distinct(rng, (task.power - 1) * np.log(np.arange(1, slots + 1)), rows, pairs)
-    inputs = np.zeros((rows, task.length), dtype=np.int64)
-    labels = no_labels(rows, task.length)
-    inputs[:, 0:context:2], inputs[:, 1:context:2] = keys, values
-    np.put_along_axis(inputs, context + 2 * gaps, keys, axis=1)
-    np.put_along_axis(labels, context + 2 * gaps, values, axis=1)
-    if task.random_fillers:
-        inputs = np.where(inputs == 0, rng.integers(task.vocab_size, size=inputs.shape), inputs)
-    return inputs, labels
+        """`rows` sequences: inputs and labels, int64 [rows, length]."""
+        pairs, half = self.num_pairs, self.vocab_size // 2
+        context, slots = 2 * pairs, (self.length - 2 * pairs) // 2
+        keys = 1 + _draw_distinct(rng, np.zeros(half - 1), rows, pairs)
+        values = half + _draw_distinct(rng, np.zeros(self.vocab_size - half), rows, pairs)
+        gaps = _draw_distinct(rng, (self.power - 1) * np.log(np.arange(1, slots + 1)), rows, pairs)
+        inputs = np.zeros((rows, self.length), dtype=np.int64)
+        labels = no_labels(rows, self.length)
+        inputs[:, 0:context:2], inputs[:, 1:context:2] = keys, values
+        np.put_along_axis(inputs, context + 2 * gaps, keys, axis=1)
+        np.put_along_axis(labels, context + 2 * gaps, values, axis=1)
+        if self.random_fillers:
+            inputs = np.where(inputs == 0, rng.integers(self.vocab_size, size=inputs.shape), inputs)
+        return inputs, labels
 
 
 def _draw_distinct(rng: np.random.Generator, log_weights: np.ndarray, rows: int, count: int) -> np.ndarray:
