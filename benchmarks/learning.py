@@ -122,7 +122,7 @@ STUDIES = {
             *("task.protocol=hgrn", "task.contour_length=3", "task.samples=40000", "task.positions=learned"),
             *("task.embedding_std=0.2", "backbone.dim=32", "backbone.norm=batch", "mixer.short_conv=4"),
             *("train.steps=1500", "train.batch_size=32", "train.weight_decay=0", "train.evaluate_every=250"),
-            *("train.lr=3e-3", "train.warmup=0.2", "hgrn1:train.lr=5e-3", "hgrn1:train.warmup=0.27"),
+            *("train.lr=3e-3", "train.warmup=0.2"),
         ),
         (Claim(0.1, baseline="majority class"),),
     ),
