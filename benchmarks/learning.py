@@ -31,7 +31,6 @@ from mixerzoo.tasks.provenance import provenance
 
 SMOKE = ("--mixers", "attention,hgrn2", "--seeds", "1", "--set", "train.steps=4", "--set", "train.batch_size=4")
 REVIEWS = {"train": 5000, "test": 1000}  # of each class: all 50,000 would take longer to score than to train on
-MARKERS = "osD^vPX"
 
 
 class Claim(NamedTuple):
@@ -157,38 +156,12 @@ def sample(imdb: Path, folder: Path, smoke: bool) -> Path:
     return folder
 
 
-def extrapolation(rows: Sequence[dict[str, str]], file: Path) -> None:
-    """Accuracy over the length of the words, a panel a task; dashed: chance, dotted: the longest in training."""
-    from matplotlib.figure import Figure
-
-    tasks = list(dict.fromkeys(row["task"] for row in rows))
-    mixers = sorted({row["mixer"] for row in rows})
-    figure = Figure(figsize=(4.2 * len(tasks), 3.8), layout="constrained")
-    for task, axes in zip(tasks, figure.subplots(1, len(tasks), squeeze=False, sharey=True)[0], strict=True):
-        for row in sorted((row for row in rows if row["task"] == task), key=lambda row: row["mixer"]):
-            curve = {int(key.split()[1]): float(value) for key, value in row.items() if key[:7] == "length " and value}
-            marker = MARKERS[mixers.index(row["mixer"]) % len(MARKERS)]
-            axes.plot(list(curve), list(curve.values()), marker=marker, markersize=5, alpha=0.8, label=row["mixer"])
-        axes.axvline(40, color="grey", ls=":", lw=1)
-        axes.axhline(0.2 if "arithmetic" in task else 0.5, color="grey", ls="--", lw=1)
-        axes.set(title=task.rpartition("/")[2], xscale="log", xlabel="length of the word", ylim=(0, 1.03))
-        axes.set_xticks([20, 40, 64, 128, 256], ["20", "40", "64", "128", "256"])
-        axes.minorticks_off()
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    figure.axes[0].set_ylabel("accuracy")
-    figure.savefig(file, dpi=150)
-
-
 def keep(name: str, folder: Path, results: Path) -> None:
     """Copy a study's tables and figures, and draw what is its own."""
     kept = results / "learning" / name
     kept.mkdir(parents=True, exist_ok=True)
     for file in (*folder.glob("*.csv"), *folder.glob("*.md"), *folder.glob("*.png")):
         shutil.copyfile(file, kept / file.name)
-    if name == "languages":
-        extrapolation(summary(kept), kept / "extrapolation.png")
     if name == "pathfinder":
         settings = dict(map(parse_setting, STUDIES[name].settings))
         fields = {path.removeprefix("task."): value for path, value in settings.items() if path.startswith("task.")}
