@@ -74,13 +74,14 @@ def test_the_digits_benchmark_trains_and_says_what_it_measured(tmp_path):
 
 
 def test_the_learning_benchmark_keeps_tables_and_figures_of_a_study(tmp_path):
-    """Two mixers and four steps of each language: a figure is drawn, and a smoke run claims nothing."""
+    """Two mixers and four steps of each language: the curves are drawn, and a smoke run claims nothing."""
     command = [sys.executable, str(SCRIPT.with_name("learning.py")), "languages", "--smoke"]
     command += ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     kept = tmp_path / "out" / "learning" / "languages"
-    assert {"results.md", "results.csv", "summary.csv", "extrapolation.png"} <= {file.name for file in kept.iterdir()}
+    curves = {f"series-diagnostics_{task}-length-extrapolation.png" for task in ("even-pairs", "parity")}
+    assert {"results.md", "results.csv", "summary.csv", *curves} <= {file.name for file in kept.iterdir()}
     with open(kept / "summary.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["mixer"] for row in rows} == {"attention", "hgrn2"} and len({row["task"] for row in rows}) == 3

@@ -188,7 +188,7 @@ def test_one_mixer_is_trained_on_a_task(capsys, monkeypatch, tmp_path):
     arguments = ["train", "mqar", "--mixer", "attention", *QUICK[5:], "--set", "train.steps=2"]
     code, out, _ = mixerzoo(capsys, monkeypatch, *arguments, "--runs-dir", str(tmp_path))
     assert code == 0
-    assert "1 runs in" in out and "accuracy" in out
+    assert "1 run in" in out and "accuracy" in out
 
 
 def test_a_timm_model_is_trained_and_a_second_call_only_tells(capsys, monkeypatch, tmp_path):
