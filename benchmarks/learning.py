@@ -79,7 +79,7 @@ class Study(NamedTuple):
     claims: tuple[Claim, ...]
 
 
-MQAR = ("train.steps=1500", "train.lr=5e-3", "attention:train.lr=3e-3")
+MQAR = ("train.steps=1200", "train.lr=5e-3", "attention:train.lr=3e-3")
 STUDIES = {
     "mqar": Study(
         "diagnostics/mqar",
