@@ -87,18 +87,21 @@ class TrainConfig:
     precision: Literal["no", "bf16", "fp16"] = "no"
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "log_every", "evaluate_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"train.{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("lr", "final_lr", "warmup", "weight_decay", "clip"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"train.{name} must be at least 0, got {getattr(self, name)}")
+        check_at_least(1, self, "train", "steps", "batch_size", "accumulate", "log_every", "evaluate_every")
+        check_at_least(0, self, "train", "lr", "final_lr", "warmup", "weight_decay", "clip")
         if self.accumulate > self.batch_size:
             raise ValueError(
                 f"train.accumulate must be at most train.batch_size = {self.batch_size}, got {self.accumulate}"
             )
         if self.horizon is not None and self.horizon < 1:
             raise ValueError(f"train.horizon must be at least 1, got {self.horizon}")
+
+
+def check_at_least(least: int, config: Any, table: str, *names: str) -> None:
+    """Raises ValueError for fields that are smaller; `table` is what their paths begin with."""
+    for name in names:
+        if getattr(config, name) < least:
+            raise ValueError(f"{table}.{name} must be at least {least}, got {getattr(config, name)}")
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any], path: str = "") -> T:

@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from mixerzoo.tasks.base import Batch, Measurements, Metric, Task
-from mixerzoo.tasks.config import BackboneConfig
+from mixerzoo.tasks.config import BackboneConfig, check_at_least
 from mixerzoo.tasks.lra.classification import rows_forever, rows_once
 
 EVALUATION_BATCH = 64
@@ -68,9 +68,7 @@ class ArrowPointing(Task):
     }
 
     def __post_init__(self) -> None:
-        for name in ("patch_size", "train_images", "valid_images"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"task.{name} must be at least 1, got {getattr(self, name)}")
+        check_at_least(1, self, "task", "patch_size", "train_images", "valid_images")
         for name in ("size", "valid_size"):
             value = getattr(self, name)
             if value % self.patch_size or value < 5 * BORDER * self.scale:

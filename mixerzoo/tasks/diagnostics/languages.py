@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from mixerzoo.tasks.base import Batch, Measurements, Metric, Series
-from mixerzoo.tasks.config import BackboneConfig
+from mixerzoo.tasks.config import BackboneConfig, check_at_least
 from mixerzoo.tasks.lra.classification import SequenceClassification, padded
 
 from .tokens import VALID_SEED
@@ -68,8 +68,7 @@ class LengthExtrapolation(SequenceClassification):
                 "1 <= task.shortest <= task.longest < task.test_longest must hold, got "
                 f"{self.shortest}, {self.longest} and {self.test_longest}"
             )
-        if self.valid_words < 1:
-            raise ValueError(f"task.valid_words must be at least 1, got {self.valid_words}")
+        check_at_least(1, self, "task", "valid_words")
 
     @abstractmethod
     def draw(self, rng: np.random.Generator, length: int) -> tuple[str, int]:

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mixerzoo.tasks.base import Metric
+from mixerzoo.tasks.config import check_at_least
 
 from .tokens import TokenTask, no_labels
 
@@ -46,8 +47,7 @@ class MQAR(TokenTask):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_pairs < 1:
-            raise ValueError(f"task.num_pairs must be at least 1, got {self.num_pairs}")
+        check_at_least(1, self, "task", "num_pairs")
         if self.length % 2 or self.length < 4 * self.num_pairs:
             raise ValueError(
                 f"task.length must be even and at least 4 * num_pairs = {4 * self.num_pairs}, got {self.length}"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mixerzoo.tasks.base import Batch, Metric, Task
-from mixerzoo.tasks.config import BackboneConfig
+from mixerzoo.tasks.config import BackboneConfig, check_at_least
 from mixerzoo.tasks.lm.model import IGNORED, LanguageModel, token_loss
 
 VALID_SEED = 2**31  # training seeds lie below it, so that no splits share a random stream
@@ -44,8 +44,7 @@ class TokenTask(Task):
     mixer_keywords: ClassVar[Mapping[str, Any]] = {"short_conv": 4}
 
     def __post_init__(self) -> None:
-        if self.valid_sequences < 1:
-            raise ValueError(f"task.valid_sequences must be at least 1, got {self.valid_sequences}")
+        check_at_least(1, self, "task", "valid_sequences")
 
     @abstractmethod
     def generate(self, rng: np.random.Generator, rows: int) -> tuple[np.ndarray, np.ndarray]:

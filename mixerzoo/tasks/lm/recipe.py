@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mixerzoo.tasks import recipes
-from mixerzoo.tasks.config import from_dict, parse_setting
+from mixerzoo.tasks.config import check_at_least, from_dict, parse_setting
 from mixerzoo.tasks.recipes import lay
 
 list_recipes = partial(recipes.list_recipes, "lm")
@@ -53,7 +53,7 @@ class DataConfig:
     shuffle_rows: int = 256
 
     def __post_init__(self) -> None:
-        _at_least(1, self, "data", "length", "shuffle_rows")
+        check_at_least(1, self, "data", "length", "shuffle_rows")
         if not 0 < self.valid_fraction < 1:
             raise ValueError(f"data.valid_fraction must lie between 0 and 1, got {self.valid_fraction}")
         if self.streaming and (not self.name.startswith("hfds:") or self.valid is None):
@@ -101,8 +101,8 @@ class Training:
 
     def __post_init__(self) -> None:
         counts = ("steps", "batch_size", "grad_accum_steps", "log_every", "eval_every", "save_every", "keep")
-        _at_least(1, self, "train", *counts)
-        _at_least(0, self, "train", "warmup", "weight_decay", "clip", "eval_rows")
+        check_at_least(1, self, "train", *counts)
+        check_at_least(0, self, "train", "warmup", "weight_decay", "clip", "eval_rows")
         if not 0 < self.decay <= 1:
             raise ValueError(f"train.decay must lie above 0 and at most at 1, got {self.decay}")
 
@@ -192,9 +192,3 @@ def _model(text: str) -> dict[str, Any]:
         return json.loads(text)
     except ValueError as error:
         raise ValueError(f"--model must be JSON or a checkpoint, got {text!r}: {error}") from error
-
-
-def _at_least(least: int, config: Any, table: str, *names: str) -> None:
-    for name in names:
-        if getattr(config, name) < least:
-            raise ValueError(f"{table}.{name} must be at least {least}, got {getattr(config, name)}")

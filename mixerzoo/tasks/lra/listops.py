@@ -20,7 +20,7 @@ from torch import nn
 
 from mixerzoo.tasks.base import Batch, Measurements
 from mixerzoo.tasks.cache import cached, stamps
-from mixerzoo.tasks.config import BackboneConfig
+from mixerzoo.tasks.config import BackboneConfig, check_at_least
 
 from .archive import archive_roots
 from .classification import SequenceClassification, padded, ragged, ragged_rows, rows_forever, rows_once
@@ -60,9 +60,7 @@ class ListOps(SequenceClassification):
 
     def __post_init__(self) -> None:
         _ = self.shape
-        for name in ("max_tokens", "held_out_samples"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"task.{name} must be at least 1, got {getattr(self, name)}")
+        check_at_least(1, self, "task", "max_tokens", "held_out_samples")
 
     @property
     def shape(self) -> TreeShape:

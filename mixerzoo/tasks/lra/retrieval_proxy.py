@@ -19,7 +19,7 @@ from torch import nn
 
 from mixerzoo.tasks.base import Batch, Measurements
 from mixerzoo.tasks.cache import cached, stamps
-from mixerzoo.tasks.config import BackboneConfig
+from mixerzoo.tasks.config import BackboneConfig, check_at_least
 
 from .characters import BYTE_IDS
 from .classification import ragged
@@ -51,9 +51,7 @@ class RetrievalProxy(PairClassification):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for field in ("max_tokens", "held_out_samples"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"task.{field} must be at least 1, got {getattr(self, field)}")
+        check_at_least(1, self, "task", "max_tokens", "held_out_samples")
 
     @property
     def input_keywords(self) -> dict[str, Any]:

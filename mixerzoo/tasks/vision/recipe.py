@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mixerzoo.tasks import recipes
-from mixerzoo.tasks.config import from_dict, parse_setting
+from mixerzoo.tasks.config import check_at_least, from_dict, parse_setting
 from mixerzoo.tasks.recipes import lay
 
 list_recipes = partial(recipes.list_recipes, "vision")
@@ -104,9 +104,7 @@ class Training:
     workers: int = 4
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "grad_accum_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"train.{name} must be at least 1, got {getattr(self, name)}")
+        check_at_least(1, self, "train", "epochs", "batch_size", "grad_accum_steps")
         if self.sched in ("none", "plateau"):
             raise ValueError(f"train.sched must be a schedule over updates, got {self.sched!r}; remedy: constant")
 
