@@ -128,11 +128,14 @@ class Arm:
         return statistics.compare(self.by_seed, baseline.by_seed, higher_is_better=self.higher_is_better)
 
 
-def arms(rows: Sequence[Row], *, by: Sequence[str] = (), tuned: Sequence[str] = ()) -> list[Arm]:
+def arms(
+    rows: Sequence[Row], *, by: Sequence[str] = (), tuned: Sequence[str] = (), follow: Sequence[str] = ()
+) -> list[Arm]:
     """Rows grouped by everything but the seed, best first within each task; arms without a value last.
 
     What differs in the task itself, or in the folder, is part of every arm's name, also of mixers that ran in one.
     by: group by these canonical paths alone, and by the task. tuned: paths that a search decided, which make no arms.
+    follow: paths that were set together with others, whose names are enough.
     """
     groups: dict[str, list[Row]] = {}
     identities: dict[str, dict[str, Any]] = {}
@@ -150,10 +153,13 @@ def arms(rows: Sequence[Row], *, by: Sequence[str] = (), tuned: Sequence[str] = 
         families[task, _mixers(group)].append(key)
         shared = {path: value for path, value in identities[key].items() if path.startswith("task.") or path == FOLDER}
         tasks[task].append(shared)
-    varied = {task: [] if by else _differing(own) for task, own in tasks.items()}
+    follow = (*follow, *CONSEQUENCES)
+    varied = {task: [] if by else _differing(own, follow) for task, own in tasks.items()}
     result = []
     for (task, mixer), keys in families.items():
-        paths = [path for path in by if path not in ("task", MIXER)] or _differing([identities[key] for key in keys])
+        paths = [path for path in by if path not in ("task", MIXER)] or _differing(
+            [identities[key] for key in keys], follow
+        )
         paths = list(dict.fromkeys([*varied[task], *paths]))
         for key in keys:
             variant = {readable(path): identities[key][path] for path in paths if path in identities[key]}
@@ -167,15 +173,16 @@ def _group(row: Row, by: Sequence[str]) -> str:
     return json.dumps([record["task"], *(record.get(path) for path in by)])
 
 
-def _differing(identities: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The paths in which some differ, without those that follow from others as long as every arm stays distinct."""
-    if len(identities) == 1:
-        return []
-    paths = dict.fromkeys(path for own in identities for path in own)
-    differing = [path for path in paths if len({repr(own.get(path, ABSENT)) for own in identities}) > 1]
-    for consequence in CONSEQUENCES:
+def _differing(identities: Sequence[Mapping[str, Any]], follow: Sequence[str]) -> list[str]:
+    """The paths in which some differ, without those that follow from others as long as the rest tells as many apart."""
+
+    def distinct(paths: Sequence[str]) -> int:
+        return len({repr([own.get(path, ABSENT) for path in paths]) for own in identities})
+
+    differing = [path for path in dict.fromkeys(path for own in identities for path in own) if distinct([path]) > 1]
+    for consequence in follow:
         rest = [path for path in differing if path != consequence]
-        if len({repr([own.get(path, ABSENT) for path in rest]) for own in identities}) == len(identities):
+        if distinct(rest) == distinct(differing):
             differing = rest
     return sorted(differing, key=lambda path: path != FOLDER)
 

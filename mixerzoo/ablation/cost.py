@@ -14,7 +14,7 @@ from mixerzoo.tasks.train import EVALUATION_BATCH, parameter_groups
 from .execute import STATE_LENGTH
 
 SMALL = 2**20
-TRIAL_FLOPS = 1e12  # a training step above this is not tried out
+TRIAL_FLOPS = {"cpu": 2e11, "cuda": 1e13}  # a training step above this is not tried out, for it takes seconds
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ def count_parameters(task: Task, backbone: BackboneConfig) -> int:
 def estimate_seconds(run: RunConfig) -> float | None:
     """How long a run takes here, from one training step and one evaluated batch; None for a model too large to try."""
     cost = model_cost(run.task, run.backbone)
-    if 3 * cost.flops * run.train.batch_size > TRIAL_FLOPS:
-        return None
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if 3 * cost.flops * run.train.batch_size > TRIAL_FLOPS[device]:
+        return None
     model = run.task.build_model(run.backbone).to(device)
     optimizer = torch.optim.AdamW(parameter_groups(model, 0.0), lr=0.0)
     batches = run.task.batches("train", seed=run.seed, batch_size=run.train.batch_size)

@@ -16,7 +16,7 @@ from .plan import Plan
 def cost_table(planned: Plan) -> tuple[Table, float]:
     """A line a run, or an arm whose trials are drawn from a range, and the seconds of all that could be estimated.
 
-    Times are measured here: two training steps and one evaluated batch for each arm.
+    Times are measured here: two training steps and one evaluated batch for each that has a speed of its own.
     """
     trials, ranges = _drawn(planned)
     table = Table(title="every run", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
@@ -43,10 +43,10 @@ def cost_table(planned: Plan) -> tuple[Table, float]:
         except CannotBuild as error:
             table.add_row(name, f"cannot be built: {error}")
             continue
-        arm = _arm(run)
-        if arm not in seconds:
-            seconds[arm] = estimate_seconds(run)
-        own = seconds[arm]
+        speed = _speed(run)
+        if speed not in seconds:
+            seconds[speed] = estimate_seconds(run)
+        own = seconds[speed]
         total += trials * (own or 0.0)
         untried += trials * (own is None)
         table.add_row(
@@ -92,5 +92,7 @@ def _drawn(planned: Plan) -> tuple[int, dict[str, str]]:
     return search.trials_per_arm, {c.path: f"{c.low:g}..{c.high:g}" for c in search.tune if not c.values}
 
 
-def _arm(run: RunConfig) -> str:
-    return repr((run.task, run.backbone, run.train))
+def _speed(run: RunConfig) -> str:
+    """Equal for runs that take as long: those of one arm, and those that differ in what is cheap to change."""
+    train = run.train
+    return repr((run.task, run.backbone, train.steps, train.batch_size, train.accumulate, train.evaluate_every))

@@ -10,6 +10,7 @@ The same from keywords (`Grid.of`), from a TOML file (`read_grid`) and from the 
     baseline = "attention"                  what the others are compared with, seed by seed
     set.train.steps = 900                   a setting; "hgrn2:train.lr" = 3e-3, quoted, for one mixer or task
     vary.mixer.expand = [16, 64, 128]       an axis; "null" stands for nothing
+    vary."task.length,train.steps" = [[64, 500], [256, 2000]]    settings that go together
     tune.train.lr = [1e-3, 3e-3, 1e-2]      searched for every arm alike; "1e-4..1e-1" with search = "asha", trials = 8
 """
 
@@ -75,7 +76,7 @@ class Grid:
             tuple(_list(values.get("tasks", ()), "tasks must be a list of names and tables", (str, Mapping))),
             seeds_of(values.get("seeds", 2)),
             tuple(Setting.of(path, _null(value)) for path, value in tables["set"].items()),
-            tuple({(axis.scope, axis.path): axis for axis in axes}.values()),  # the last one of a path holds
+            _distinct(axes),
             Matching.parse(values.get("match", "params"), values.get("solve")),
             Search(tuple(tune), **search) if tune else None,
             values.get("baseline"),
@@ -96,7 +97,7 @@ class Grid:
             "tasks": list(self.tasks),
             "seeds": list(self.seeds),
             "set": {_path(setting): setting.value for setting in self.settings},
-            "vary": {_path(axis): list(axis.values) for axis in self.vary},
+            "vary": {",".join(map(_path, axis.cases[0])): axis.values for axis in self.vary},
             "match": f"{matching.quantity}:{matching.reference}" if matching else "none",
             "solve": matching.solve if matching else None,
             "baseline": self.baseline,
@@ -123,12 +124,12 @@ def expand(grid: Grid) -> list[RunConfig]:
             raise ValueError(f"a grid needs at least one {what}")
     tasks = [build_task(task) for task in grid.tasks]
     mixers = list(dict.fromkeys(grid.mixers))
-    for setting in (*grid.settings, *(axis.settings[0] for axis in grid.vary)):
+    for setting in (*grid.settings, *(setting for axis in grid.vary for setting in axis.cases[0])):
         check_reach(setting, mixers, tasks)
     cells = [
-        configure(mixer, task, 0, (*grid.settings, *combination))
+        configure(mixer, task, 0, (*grid.settings, *itertools.chain.from_iterable(combination)))
         for task in tasks
-        for combination in itertools.product(*(axis.settings for axis in grid.vary))
+        for combination in itertools.product(*(axis.cases for axis in grid.vary))
         for mixer in mixers
     ]
     shared: dict[Task, Task] = {}  # one instance of equal tasks, so that its data are read and hashed once
@@ -145,20 +146,33 @@ def seeds_of(seeds: int | Sequence[int]) -> tuple[int, ...]:
 
 def _check_search(search: Search, grid: Grid) -> None:
     """Raises ValueError for what doesn't fit the rest of the question."""
-    for axis in grid.vary:
-        if axis.path in search.paths:
-            raise ValueError(f"{axis} is both varied and tuned; remedy: vary to compare its values, tune to choose one")
+    for setting in (setting for axis in grid.vary for setting in axis.cases[0]):
+        if setting.path in search.paths:
+            raise ValueError(
+                f"{setting} is both varied and tuned; remedy: vary to compare its values, tune to choose one"
+            )
     seeds = len(dict.fromkeys(grid.seeds))
     if search.choose_on > seeds:
         raise ValueError(f"a choice on {search.choose_on} seeds needs as many, got {seeds}; remedy: more --seeds")
 
 
+def _distinct(axes: Sequence[Axis]) -> tuple[Axis, ...]:
+    """Of axes that set the same the last holds. Raises ValueError for others that have a setting in common."""
+    distinct = {frozenset(axis.targets): axis for axis in axes}
+    for (first, one), (second, other) in itertools.combinations(distinct.items(), 2):
+        if first & second:
+            raise ValueError(f"the axes {one} and {other} set the same; remedy: one axis, or other settings")
+    return tuple(distinct.values())
+
+
 def _null(value: Any) -> Any:
     """TOML has no word for nothing."""
+    if isinstance(value, list):
+        return list(map(_null, value))
     return None if value == "null" else value
 
 
-def _path(setting: Setting | Axis) -> str:
+def _path(setting: Setting) -> str:
     return f"{setting.scope}:{setting.path}" if setting.scope else setting.path
 
 

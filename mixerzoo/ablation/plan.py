@@ -40,9 +40,9 @@ class Plan(NamedTuple):
 
     @property
     def paths(self) -> list[str]:
-        """What is varied or searched for."""
+        """What is varied or searched for; of settings that go together the first."""
         tuned = self.grid.search.paths if self.grid.search else ()
-        return list(dict.fromkeys([*(axis.path for axis in self.grid.vary), *tuned]))
+        return list(dict.fromkeys([*(axis.paths[0] for axis in self.grid.vary), *tuned]))
 
     @property
     def trials(self) -> list[RunConfig]:
@@ -103,7 +103,7 @@ def plan(grid: Grid) -> Plan:
 
 
 def _describe(cell: RunConfig, grid: Grid) -> str:
-    values = {readable(axis.path): value_at(cell.to_dict(), axis.path, "") for axis in grid.vary}
+    values = {readable(axis.paths[0]): value_at(cell.to_dict(), axis.paths[0], "") for axis in grid.vary}
     varied = [f"{path}={value}" for path, value in values.items() if value != ""]
     return f"{cell.backbone.label} on {cell.task.name} with {', '.join(varied)}"
 

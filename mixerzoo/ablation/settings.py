@@ -56,33 +56,56 @@ class Setting:
 
 @dataclass(frozen=True)
 class Axis:
-    """A setting with several values, of which every run gets one: `mixer.expand=16,64,128`."""
+    """A setting with several values, of which every run gets one: `mixer.expand=16,64,128`.
 
-    path: str
-    values: tuple[Any, ...]
-    scope: str = ""
+    Settings that go together make one axis: `task.length,train.batch_size=[64,512],[256,128]`. The first names it.
+    cases: what a run can get, a setting for every path.
+    """
+
+    cases: tuple[tuple[Setting, ...], ...]
 
     @classmethod
-    def of(cls, path: str, values: Sequence[Any]) -> Axis:
-        setting = Setting.of(path, None)
+    def of(cls, paths: str, values: Sequence[Any]) -> Axis:
+        """Of one path, or of several with commas between, whose values are lists of as many."""
+        names = [name.strip() for name in paths.split(",")]
         if not values:
-            raise ValueError(f"{setting} needs at least one value")
+            raise ValueError(f"{paths} needs at least one value")
         distinct = [value for index, value in enumerate(values) if value not in values[:index]]
-        return cls(setting.path, tuple(distinct), setting.scope)
+        if len(names) == 1:
+            return cls(tuple((Setting.of(paths, value),) for value in distinct))
+        for value in distinct:
+            if not (isinstance(value, (list, tuple)) and len(value) == len(names)):
+                raise ValueError(f"values of {paths} must be lists of {len(names)}, one for each, got {value!r}")
+        axis = cls(tuple(tuple(map(Setting.of, names, value)) for value in distinct))
+        if len(set(axis.targets)) < len(names):
+            raise ValueError(f"{paths} sets something twice; remedy: every path once")
+        return axis
 
     @classmethod
     def parse(cls, text: str) -> Axis:
-        path, equals, values = text.partition("=")
-        if not (equals and path.strip() and values.strip()):
+        paths, equals, values = text.partition("=")
+        if not (equals and paths.strip() and values.strip()):
             raise ValueError(f"an axis must read path=value,value, got {text!r}; example: mixer.expand=16,64,128")
-        return cls.of(path.strip(), parse_values(values))
+        return cls.of(paths.strip(), parse_values(values))
 
     def __str__(self) -> str:
-        return str(self.settings[0])
+        return ",".join(map(str, self.cases[0]))
 
     @property
-    def settings(self) -> tuple[Setting, ...]:
-        return tuple(Setting(self.path, value, self.scope) for value in self.values)
+    def targets(self) -> tuple[tuple[str, str], ...]:
+        """What it sets: the prefix and the path of every setting."""
+        return tuple((setting.scope, setting.path) for setting in self.cases[0])
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The first is what a table shows of it."""
+        return tuple(dict.fromkeys(setting.path for setting in self.cases[0]))
+
+    @property
+    def values(self) -> list[Any]:
+        """As `of` takes them."""
+        cases = [[setting.value for setting in case] for case in self.cases]
+        return cases if len(self.cases[0]) > 1 else [value for (value,) in cases]
 
 
 def configure(mixer: str, task: Task, seed: int, settings: Iterable[Setting] = ()) -> RunConfig:

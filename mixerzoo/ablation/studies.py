@@ -1,7 +1,7 @@
 """Studies that come with the package: each the central figure of a paper, as a question file that `ablate` takes.
 
-They are sized for minutes on a laptop. Any of their settings can be changed on the command line, and the files, in
-`mixerzoo/studies`, are examples of how a question is written.
+They are sized for minutes on a laptop, but for `mqar-zoology`, a published grid in full. Any of their settings can be
+changed on the command line, and the files, in `mixerzoo/studies`, are examples of how a question is written.
 """
 
 from __future__ import annotations

@@ -29,7 +29,12 @@ from .screen import mistakes, split
 DEFAULTS = {"mixers": "all", "tasks": ["lm", "mqar"], "seeds": 2, "match": "params"}
 Axes = Annotated[
     list[str],
-    typer.Option("--vary", metavar="[PREFIX:]PATH=VALUES", help="Compare values: mixer.expand=16,64. Repeatable."),
+    typer.Option(
+        "--vary",
+        metavar="[PREFIX:]PATH=VALUES",
+        help="Compare values: mixer.expand=16,64; or of settings together: task.length,train.steps=[64,500],[256,2000]."
+        " Repeatable.",
+    ),
 ]
 Tuned = Annotated[
     list[str],
@@ -95,7 +100,7 @@ def ablate(
         }
         tables: dict[str, dict[str, Any]] = {
             "set": {str(s): s.value for s in map(Setting.parse, with_text(settings, text))},
-            "vary": {str(a): list(a.values) for a in map(Axis.parse, vary)},
+            "vary": {str(a): a.values for a in map(Axis.parse, vary)},
             "tune": {c.path: list(c.values) or f"{c.low}..{c.high}" for c in map(Candidates.parse, tune)},
         }
         if resume and question:

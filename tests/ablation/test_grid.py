@@ -104,6 +104,12 @@ def test_short_forms_mean_the_long_ones():
         ({"vary": {"mixer.expand": [1]}}, r"unknown setting 'mixer.expand'; did you mean mixer.expand_v"),
         ({"vary": {"task.lenght": [1]}}, r"unknown setting 'task.lenght'; did you mean task.length"),
         ({"vary": {"train.lr": []}}, r"train.lr needs at least one value"),
+        ({"vary": {"train.lr,train.steps": [1, 2]}}, r"values of train.lr,train.steps must be lists of 2, one for"),
+        ({"vary": {"train.lr,train.steps": [[1]]}}, r"must be lists of 2, one for each, got \[1\]"),
+        ({"vary": {"train.lr,optimizer.lr": [[1, 1]]}}, r"train.lr,optimizer.lr sets something twice"),
+        ({"vary": {"train.lr,task.lenght": [[1, 1]]}}, r"unknown setting 'task.lenght'; did you mean task.length"),
+        ({"vary": {"train.lr,train.steps": [[1, 1]], "train.lr": [1]}}, r"train.lr set the same; remedy: one axis"),
+        ({"tune": {"train.lr": [1]}, "vary": {"train.steps,train.lr": [[1, 1]]}}, r"train.lr is both varied and tuned"),
         ({"match": "parms"}, r"unknown quantity to match 'parms'; did you mean params"),
         ({"match": "params:"}, r"--match params: names no reference; remedy: params:MIXER or params:NUMBER"),
         ({"match": "state", "solve": "glu"}, r"the state doesn't depend on the GLU; remedy: --solve width"),
@@ -137,15 +143,34 @@ def test_a_place_in_a_pattern_is_set_there_alone_and_not_in_the_model_that_is_ma
 def test_the_last_axis_of_a_path_holds_whatever_its_spelling():
     found = runs(vary={"optimizer.lr": [0.1, 0.2], "train.lr": [0.3]})
     assert [run.train.lr for run in found] == [0.3]
+    found = runs(vary={"train.lr,train.steps": [[0.1, 1]], "train.steps, optimizer.lr": [[2, 0.2]]})
+    assert [(run.train.lr, run.train.steps) for run in found] == [(0.2, 2)]
+
+
+def test_settings_that_go_together_make_one_axis():
+    vary = {"task.length, gla:train.steps": [[8, 5], [16, 9], [16, 9]], "backbone.depth": [1, 2]}
+    found = runs(mixers=["gla", "hgrn2"], vary=vary)
+    assert {(run.backbone.label, run.task.length, run.backbone.depth, run.train.steps) for run in found} == {
+        ("gla", 8, 1, 5),
+        ("gla", 8, 2, 5),
+        ("gla", 16, 1, 9),
+        ("gla", 16, 2, 9),
+        *(("hgrn2", length, depth, 600) for length in (8, 16) for depth in (1, 2)),
+    }
+    question = Grid.of(mixers=["gla", "hgrn2"], tasks=[TINY], vary=vary)
+    assert question.to_dict()["vary"]["task.length,gla:train.steps"] == [[8, 5], [16, 9]]
+    assert Grid.of(**question.to_dict()) == question
+    assert Axis.parse("task.length,gla:optimizer.steps=[8,5],[16,9]") == question.vary[0]
 
 
 def test_axes_are_read_as_values():
-    assert Axis.parse("mixer.expand=16,64") == Axis("backbone.mixer.expand", (16, 64))
-    assert Axis.parse("x:backbone.lower_bounds=skip_first,null") == Axis(
-        "backbone.lower_bounds", ("skip_first", None), "x"
+    assert Axis.parse("mixer.expand=16,64") == Axis.of("backbone.mixer.expand", [16, 64])
+    assert Axis.parse("x:backbone.lower_bounds=skip_first,null").cases == (
+        (Setting("backbone.lower_bounds", "skip_first", "x"),),
+        (Setting("backbone.lower_bounds", None, "x"),),
     )
-    assert Axis.parse("train.betas=[0.9, 0.95],[0.9, 0.99]").values == ([0.9, 0.95], [0.9, 0.99])
-    assert Axis.parse("train.lr=1e-3,1e-3").values == (1e-3,)
+    assert Axis.parse("train.betas=[0.9, 0.95],[0.9, 0.99]").values == [[0.9, 0.95], [0.9, 0.99]]
+    assert Axis.parse("train.lr=1e-3,1e-3").values == [1e-3]
     assert str(Setting.parse("gla:backbone.mixer.num_heads=2")) == "gla:mixer.num_heads"
 
 
@@ -195,13 +220,28 @@ def test_a_value_that_a_mixer_refuses_is_left_out_and_told():
 
 def test_the_packages_studies_can_be_run():
     studies = list_studies()
-    assert set(studies) == {"expansion", "hybrid-ratio", "length", "lower-bound", "recall", "speed", "tied-key"}
+    assert set(studies) == {
+        *("expansion", "hybrid-ratio", "length", "lower-bound", "mqar-zoology", "recall", "speed", "tied-key")
+    }
     for name, asks in studies.items():
         planned = plan(Grid.of(**read_question(name)))
         assert planned.grid.question == asks and not planned.left_out, name
         assert all(abs(found.mismatch) <= 0.01 for found in planned.matches), name
     with pytest.raises(ValueError, match=r"unknown study 'recal'; did you mean recall\?"):
         read_question("recal")
+
+
+def test_zoologys_grid_is_the_published_one():
+    planned = plan(Grid.of(**read_question("mqar-zoology")))
+    assert len(planned.trials) == 5 * 4 * 4 * 4
+    assert len({run.train.lr for run in planned.trials}) == 4
+    assert {run.backbone.dim for run in planned.runs} == {64, 128, 256, 512}
+    assert {(run.task.length, run.task.num_pairs) for run in planned.runs} == {(64, 4), (128, 8), (256, 16), (512, 64)}
+    for run in planned.runs:
+        assert run.train.steps * run.train.batch_size == 64 * 100_000
+        assert run.backbone.channel_mixer is None
+        if run.backbone.label == "hgrn2":
+            assert run.backbone.mixer["expand"] == min(run.backbone.dim, 128)
 
 
 def test_what_studies_vary_is_what_they_are_about():

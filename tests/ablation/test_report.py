@@ -180,6 +180,11 @@ def test_nothing_is_a_value_and_not_missing(tmp_path):
         ),
         ([{"expand": 8}], {"vary": {"gla:mixer.expand": [8, 16]}}, []),
         ([{"expand": 8}], {"vary": {"backbone.dim": [32, 96]}, "solve": "width"}, []),
+        (
+            [{"lr": 1, "expand": 8}, {"lr": 2, "expand": 8}],
+            {"vary": {"train.lr,mixer.expand,gla:mixer.num_heads": [[1, 8, 1], [2, 16, 2], [3, 8, 3]]}},
+            ["mqar hgrn2, train.lr=2", "mqar hgrn2, train.lr=3"],
+        ),
     ],
 )
 def test_missing_are_cells_and_seeds_and_nothing_that_was_not_asked_for(rows, asked, told, tmp_path):
@@ -193,6 +198,14 @@ def test_missing_are_cells_and_seeds_and_nothing_that_was_not_asked_for(rows, as
     (section,) = read_report(Store(written)).sections
     assert len(section.problems) == len(told)
     assert all(what in problem for what, problem in zip(told, section.problems, strict=True))
+
+
+def test_settings_that_go_together_are_told_by_the_first(tmp_path):
+    rows = [row(0.5, mixer="hgrn2", lr=lr, expand=expand) for lr, expand in ((1, 8), (2, 16))]
+    asked = {"mixers": ["hgrn2"], "tasks": ["mqar"], "seeds": [0], "vary": {"train.lr,mixer.expand": [[1, 8], [2, 16]]}}
+    (section,) = read_report(Store(write(tmp_path, rows, asked))).sections
+    assert {arm.label for arm in section.arms} == {"hgrn2, train.lr=1", "hgrn2, train.lr=2"}
+    assert not section.problems
 
 
 @pytest.mark.parametrize("width", [100, 120, 160, 260])

@@ -17,6 +17,7 @@ from mixerzoo.ablation.baseline import comparisons
 from mixerzoo.ablation.choice import Choice, choose
 from mixerzoo.ablation.columns import FOLDER, check_paths, columns, heading, select
 from mixerzoo.ablation.fairness import warnings
+from mixerzoo.ablation.settings import Axis
 from mixerzoo.ablation.statistics import Comparison, coverage_of_the_range
 from mixerzoo.ablation.store import Row, Store
 from mixerzoo.registry.registry import unknown
@@ -161,10 +162,12 @@ def read_report(
         if paths
         else tuple(dict.fromkeys(canonical(path) for q in questions for path in flatten(q.get("tune") or {})))
     )
+    axes = [Axis.of(*item) for q in questions for item in flatten(q.get("vary") or {}).items()]
+    follow = [path for axis in axes for path in axis.paths[1:]]
     choices = choose(rows, tuned) if tuned else []
     shown = [row for choice in choices for row in _shown(choice)] if tuned else rows
-    compared = arms(shown, by=paths, tuned=tuned)
-    trials = arms(rows, by=paths) if tuned else compared
+    compared = arms(shown, by=paths, tuned=tuned, follow=follow)
+    trials = arms(rows, by=paths, follow=follow) if tuned else compared
     if baseline is not None:
         _check_baseline(baseline, compared)
     baseline = baseline or next((q["baseline"] for q in questions if q.get("baseline")), None)

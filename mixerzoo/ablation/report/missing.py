@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
 from mixerzoo.ablation.columns import mixer_label, value_at
+from mixerzoo.ablation.settings import Axis
 from mixerzoo.ablation.store import Row
-from mixerzoo.tasks.config import canonical, flatten, readable
+from mixerzoo.tasks.config import flatten, readable
 
+Case = Mapping[str, Any]  # what an axis sets of a run, by canonical paths
 ABSENT = "absent"
 SOLVED = {"glu": "backbone.channel_mixer.hidden", "width": "backbone.dim", "depth": "backbone.depth"}
 
@@ -37,32 +39,47 @@ def _cells(question: Mapping[str, Any], rows: Sequence[Row], scopes: set[str]) -
     seeds = set(question.get("seeds", ()))
     absent = seeds - {row.config["seed"] for row in rows}
     yield from (f" seed {seed}" for seed in sorted(absent))
-    axes = {path: values for path, values in _axes(question, scopes) if _values(rows, path) != {_key(ABSENT)}}
-    for path, values in axes.items():
-        there = _values(rows, path)
-        yield from (f", {readable(path)}={value}" for value in values if _key(value) not in there)
-        axes[path] = [value for value in values if _key(value) in there]
+    axes = {}
+    for cases in _axes(question, rows, scopes):
+        there = {_place(row, cases[0]) for row in rows}
+        yield from (_told(case) for case in cases if _key(case) not in there)
+        axes[tuple(cases[0])] = [case for case in cases if _key(case) in there]
     found: dict[tuple[str, ...], set[int]] = defaultdict(set)
     for row in rows:
-        found[tuple(_key(value_at(row.config, path, ABSENT)) for path in axes)].add(row.config["seed"])
+        found[tuple(_place(row, paths) for paths in axes)].add(row.config["seed"])
     for cell in product(*axes.values()) if axes else ():
-        told = "".join(f", {readable(path)}={value}" for path, value in zip(axes, cell, strict=True))
+        told = "".join(map(_told, cell))
         own = found.get(tuple(map(_key, cell)))
         yield from [told] if own is None else (f"{told} seed {seed}" for seed in sorted(seeds - own - absent))
 
 
-def _axes(question: Mapping[str, Any], scopes: set[str]) -> Iterator[tuple[str, list[Any]]]:
-    """The axes that reach a mixer's runs on a task, without one that the matching has solved for."""
-    for axis, values in flatten(question.get("vary") or {}).items():
-        scope, _, path = axis.rpartition(":")
-        if scope in {"", *scopes} and canonical(path) != SOLVED.get(question.get("solve") or ""):
-            yield canonical(path), values
+def _axes(question: Mapping[str, Any], rows: Sequence[Row], scopes: set[str]) -> Iterator[list[Case]]:
+    """Of every axis the cases, of what reaches a mixer's runs on a task and the matching hasn't solved for."""
+    solved = SOLVED.get(question.get("solve") or "")
+    for name, values in flatten(question.get("vary") or {}).items():
+        axis = Axis.of(name, values)
+        reached = [
+            place
+            for place, (scope, path) in enumerate(axis.targets)
+            if scope in {"", *scopes}
+            and path != solved
+            and any(value_at(row.config, path, ABSENT) != ABSENT for row in rows)
+        ]
+        cases = [{case[place].path: case[place].value for place in reached} for case in axis.cases]
+        if reached:
+            yield list({_key(case): case for case in cases}.values())
 
 
-def _values(rows: Sequence[Row], path: str) -> set[str]:
-    return {_key(value_at(row.config, path, ABSENT)) for row in rows}
+def _told(case: Case) -> str:
+    """By its first setting, as the arms are."""
+    path, value = next(iter(case.items()))
+    return f", {readable(path)}={value}"
 
 
-def _key(value: Any) -> str:
+def _place(row: Row, paths: Iterable[str]) -> str:
+    return _key({path: value_at(row.config, path, ABSENT) for path in paths})
+
+
+def _key(case: Case) -> str:
     """Equal for what a configuration makes equal: 1 and 1.0."""
-    return repr(float(value) if isinstance(value, int) and not isinstance(value, bool) else value)
+    return repr([float(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in case.values()])
