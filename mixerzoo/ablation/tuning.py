@@ -118,7 +118,12 @@ class Search:
     def check(self, run: RunConfig) -> None:
         """Raises ValueError for values that a run cannot have."""
         for values in self.combinations or [{c.path: c.values[0] if c.values else c.low for c in self.tune}]:
-            with_values(run, values)
+            try:
+                with_values(run, values)
+            except ValueError as error:
+                if self.combinations:
+                    raise
+                raise ValueError(f"{error}; remedy: a list of values, for ranges are of real numbers") from error
 
 
 def with_values(run: RunConfig, values: Mapping[str, Any]) -> RunConfig:

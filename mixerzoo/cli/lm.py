@@ -13,6 +13,8 @@ from .screen import fail, make_console, mistakes, number, split, stopped
 if TYPE_CHECKING:
     from mixerzoo.tasks.lm.training import Progress, Trainer
 
+READING = ("data.text_key", "data.subset", "data.end_documents")
+
 
 def train_model(options: dict[str, Any], out: Path | None, runs_dir: Path) -> None:
     """Resolve a run, train it or go on with it, print how it validates. `options` are those of `recipe.resolve`."""
@@ -132,15 +134,17 @@ def make_tokens(source: str, target: Path, tokenizer: str, settings: list[str]) 
 
 
 def _data_config(settings: list[str], tokenizer: str | None) -> Any:
-    """The [data] table that `--set data.NAME=VALUE` gives."""
+    """The [data] table that `--set data.NAME=VALUE` gives, of what says how a text is read."""
+    from mixerzoo.registry.registry import unknown
     from mixerzoo.tasks.config import from_dict, parse_setting
     from mixerzoo.tasks.lm.recipe import DataConfig
     from mixerzoo.tasks.recipes import lay
 
-    values = lay({"data": {"tokenizer": tokenizer}}, [parse_setting(text) for text in settings])
-    if len(values) > 1:
-        raise ValueError(f"only settings of data count here, got {', '.join(sorted(values.keys() - {'data'}))}")
-    return from_dict(DataConfig, values["data"], "data")
+    laid = [parse_setting(text) for text in settings]
+    for path, _ in laid:
+        if path not in READING:
+            raise ValueError(unknown("setting of how a text is read", path, READING))
+    return from_dict(DataConfig, lay({"data": {"tokenizer": tokenizer}}, laid)["data"], "data")
 
 
 def _device() -> Any:

@@ -230,7 +230,12 @@ def test_the_command_converts_checkpoints(tmp_path, capsys, monkeypatch):
     [
         ([], "error: nothing to evaluate; remedy: --data for a text, for example text:FILE, or --tasks"),
         (["--data", "txt:x"], "error: unknown data 'txt:x'; did you mean text"),
-        (["--data", "embedded", "--set", "train.lr=1"], "error: only settings of data count here, got train"),
+        (
+            ["--data", "embedded", "--set", "data.length=9"],
+            "error: unknown setting of how a text is read 'data.length'",
+        ),
+        (["--data", "embedded:x"], "error: embedded is one text and takes no name, got 'embedded:x'"),
+        (["--data", "embedded", "--set", "train.lr=1"], "error: unknown setting of how a text is read 'train.lr'"),
         (["--data", "embedded", "--max-tokens", "9", "--lengths", "x"], "error: a length must be a whole number, got"),
         (["--data", "embedded", "--max-tokens", "9", "--lengths", "9"], "error: the text has 9 tokens, a piece needs"),
         (["--data", "embedded", "--max-tokens", "9", "--lengths", "0"], "error: a length must be at least 1, got 0"),

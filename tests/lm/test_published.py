@@ -166,6 +166,13 @@ def test_a_damaged_checkpoint_is_refused_whole(damage, message, tmp_path):
             MixerForCausalLM.from_pretrained(tmp_path / "theirs")
 
 
+def test_hgrn2_needs_a_number_of_heads_or_their_size(tmp_path):
+    synthesised("hgrn2", tmp_path / "theirs")
+    _set(expand_ratio=None, num_heads=None)(tmp_path / "theirs")
+    with pytest.raises(ValueError, match="hgrn2 needs expand_ratio or num_heads, got neither"):
+        convert(tmp_path / "theirs", tmp_path / "ours")
+
+
 def test_a_tied_head_must_be_the_embedding(tmp_path):
     tensors = synthesised("hgrn-short-conv", tmp_path / "theirs")
     tensors["lm_head.weight"] = tensors["model.embeddings.weight"].clone()

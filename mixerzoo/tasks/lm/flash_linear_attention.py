@@ -151,7 +151,9 @@ def _native(family: str, c: Mapping[str, Any]) -> dict[str, Any]:
         case "hgrn":
             return {"name": "hgrn1", "complex": False, "bias": False, **norm, **eps, **conv}
         case "hgrn2":
-            expand = c["expand_ratio"] or c["hidden_size"] // (c["num_heads"] or c["hidden_size"])
+            if not (c["expand_ratio"] or c["num_heads"]):
+                raise ValueError("hgrn2 needs expand_ratio or num_heads, got neither")
+            expand = c["expand_ratio"] or c["hidden_size"] // c["num_heads"]
             return {"name": "hgrn2", "expand": expand, "scale": expand**-0.5, **norm, **conv}
         case "gla":
             gate = {"num_kv_heads": c["num_kv_heads"], "output_gate": c["use_output_gate"]}

@@ -30,6 +30,8 @@ def documents(config: DataConfig, source: str) -> Iterator[str]:
     kind, _, rest = source.partition(":")
     if kind not in READERS:
         raise ValueError(unknown("source of documents", source, READERS))
+    if kind == "embedded" and rest:
+        raise ValueError(f"embedded is one text and takes no name, got {source!r}; remedy: embedded, or text:{rest}")
     return (text_of(config, document, source) for document in READERS[kind](config, rest))
 
 
