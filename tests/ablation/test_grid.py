@@ -156,7 +156,7 @@ def test_settings_that_go_together_make_one_axis():
         ("gla", 8, 2, 5),
         ("gla", 16, 1, 9),
         ("gla", 16, 2, 9),
-        *(("hgrn2", length, depth, 600) for length in (8, 16) for depth in (1, 2)),
+        *(("hgrn2", length, depth, 900) for length in (8, 16) for depth in (1, 2)),
     }
     question = Grid.of(mixers=["gla", "hgrn2"], tasks=[TINY], vary=vary)
     assert question.to_dict()["vary"]["task.length,gla:train.steps"] == [[8, 5], [16, 9]]
