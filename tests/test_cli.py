@@ -14,6 +14,7 @@ import pytest
 from mixerzoo.ablation.store import Store
 from mixerzoo.cli import main
 from mixerzoo.tasks.files import read_json
+from mixerzoo.tasks.provenance import provenance
 
 QUICK = [
     *("--tasks", "mqar", "--mixers", "attention", "--no-plots", "--set", "backbone.dim=16"),
@@ -285,3 +286,15 @@ def test_a_scripts_exit_code_is_the_commands_also_as_a_module(checkout):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 5, done.stderr
     assert "beside" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/usr/bin/mixerzoo", "mixerzoo"),
+        ("/site-packages/mixerzoo/cli/__main__.py", "mixerzoo"),
+        ("benchmarks/learning.py", "learning.py"),
+    ],
+)
+def test_provenance_has_the_command_as_one_would_give_it(path, name):
+    assert provenance([path, "train", "lm"])["argv"] == [name, "train", "lm"]

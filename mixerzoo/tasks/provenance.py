@@ -14,7 +14,12 @@ from typing import Any
 
 def provenance(argv: Sequence[str]) -> dict[str, Any]:
     """`argv` is the command line that asked for the run; the commit is that of the directory it was given in."""
-    return {**_circumstances(), "argv": [Path(argv[0]).name, *argv[1:]] if argv else []}
+    return {**_circumstances(), "argv": [_program(argv[0]), *argv[1:]] if argv else []}
+
+
+def _program(path: str) -> str:
+    """`python -m mixerzoo.cli` is mixerzoo."""
+    return "mixerzoo" if path.endswith("mixerzoo/cli/__main__.py") else Path(path).name
 
 
 @cache
