@@ -191,6 +191,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := sorted(set(arguments.studies) - set(STUDIES)):
         parser.error(f"unknown studies {', '.join(unknown)}; known: {', '.join(STUDIES)}")
+    origin = provenance(sys.argv)  # before results change the checkout
     for name, study in STUDIES.items():
         if name in (arguments.studies or STUDIES) and (arguments.imdb or study.tasks != "lra/text"):
             keep(name, run(name, study, arguments), arguments.out)
@@ -204,7 +205,7 @@ def main() -> None:
     record = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "smoke": arguments.smoke,
-        "provenance": provenance(sys.argv),
+        "provenance": origin,
         "threads": arguments.threads,
         "studies": {
             name: {"tasks": study.tasks, "settings": study.settings, "tune": study.tune}
