@@ -93,6 +93,6 @@ def _drawn(planned: Plan) -> tuple[int, dict[str, str]]:
 
 
 def _speed(run: RunConfig) -> str:
-    """Equal for runs that take as long: those of one arm, and those that differ in what is cheap to change."""
+    """Equal for runs that take as long: seeds, learning rates and the like make no difference."""
     train = run.train
     return repr((run.task, run.backbone, train.steps, train.batch_size, train.accumulate, train.evaluate_every))
