@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 
@@ -34,8 +35,10 @@ def mixerzoo(capsys, monkeypatch, *arguments: str) -> tuple[int, str, str]:
 
 
 def start(*arguments: str) -> subprocess.Popen:
+    """In a process that can be interrupted, whatever the tests were started from."""
     command = [sys.executable, "-c", "from mixerzoo.cli import main; main()", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
 
 
 def wait_for(condition, process: subprocess.Popen) -> None:
