@@ -233,12 +233,12 @@ def test_the_packages_studies_can_be_run():
 
 
 def test_zoologys_grid_is_the_published_one():
-    planned = plan(Grid.of(**read_question("mqar-zoology")))
-    assert len(planned.trials) == 5 * 4 * 4 * 4
-    assert len({run.train.lr for run in planned.trials}) == 4
-    assert {run.backbone.dim for run in planned.runs} == {64, 128, 256, 512}
-    assert {(run.task.length, run.task.num_pairs) for run in planned.runs} == {(64, 4), (128, 8), (256, 16), (512, 64)}
-    for run in planned.runs:
+    grid = Grid.of(**read_question("mqar-zoology"))
+    cells = expand(grid)
+    assert (len(cells), grid.search.trials_per_arm) == (5 * 4 * 4, 4)
+    assert {run.backbone.dim for run in cells} == {64, 128, 256, 512}
+    assert {(run.task.length, run.task.num_pairs) for run in cells} == {(64, 4), (128, 8), (256, 16), (512, 64)}
+    for run in cells:
         assert run.train.steps * run.train.batch_size == 64 * 100_000
         assert run.backbone.channel_mixer is None
         if run.backbone.label == "hgrn2":
