@@ -17,7 +17,6 @@ from mixerzoo.ablation.baseline import comparisons
 from mixerzoo.ablation.choice import Choice, choose
 from mixerzoo.ablation.columns import FOLDER, check_paths, columns, heading, select
 from mixerzoo.ablation.fairness import warnings
-from mixerzoo.ablation.settings import Axis
 from mixerzoo.ablation.statistics import Comparison, coverage_of_the_range
 from mixerzoo.ablation.store import Row, Store
 from mixerzoo.registry.registry import unknown
@@ -25,7 +24,7 @@ from mixerzoo.tasks.base import file_name
 from mixerzoo.tasks.config import canonical, flatten
 from mixerzoo.tasks.files import read_json
 
-from .missing import missing
+from .missing import axes_of, missing
 
 RUN = {"task", "backbone", "train", "seed"}  # what tells a run from a checkpoint or another folder with a config.json
 SELECTION = "selection"
@@ -162,8 +161,7 @@ def read_report(
         if paths
         else tuple(dict.fromkeys(canonical(path) for q in questions for path in flatten(q.get("tune") or {})))
     )
-    axes = [Axis.of(*item) for q in questions for item in flatten(q.get("vary") or {}).items()]
-    follow = [path for axis in axes for path in axis.paths[1:]]
+    follow = [path for q in questions for axis in axes_of(q) for path in axis.paths[1:]]
     choices = choose(rows, tuned) if tuned else []
     shown = [row for choice in choices for row in _shown(choice)] if tuned else rows
     compared = arms(shown, by=paths, tuned=tuned, follow=follow)

@@ -17,6 +17,11 @@ ABSENT = "absent"
 SOLVED = {"glu": "backbone.channel_mixer.hidden", "width": "backbone.dim", "depth": "backbone.depth"}
 
 
+def axes_of(question: Mapping[str, Any]) -> list[Axis]:
+    """What a question, as its folder keeps it, varies."""
+    return [Axis.of(paths, values) for paths, values in flatten(question.get("vary") or {}).items()]
+
+
 def missing(question: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, list[str]]:
     """By task, what the question asks for and isn't there."""
     names = {row.config["task"]["name"].rpartition("/")[2]: row.config["task"]["name"] for row in rows}
@@ -42,22 +47,21 @@ def _cells(question: Mapping[str, Any], rows: Sequence[Row], scopes: set[str]) -
     axes = {}
     for cases in _axes(question, rows, scopes):
         there = {_place(row, cases[0]) for row in rows}
-        yield from (_told(case) for case in cases if _key(case) not in there)
-        axes[tuple(cases[0])] = [case for case in cases if _key(case) in there]
+        yield from (_told(case) for case in cases if _key(case.values()) not in there)
+        axes[tuple(cases[0])] = [case for case in cases if _key(case.values()) in there]
     found: dict[tuple[str, ...], set[int]] = defaultdict(set)
     for row in rows:
         found[tuple(_place(row, paths) for paths in axes)].add(row.config["seed"])
     for cell in product(*axes.values()) if axes else ():
         told = "".join(map(_told, cell))
-        own = found.get(tuple(map(_key, cell)))
+        own = found.get(tuple(_key(case.values()) for case in cell))
         yield from [told] if own is None else (f"{told} seed {seed}" for seed in sorted(seeds - own - absent))
 
 
 def _axes(question: Mapping[str, Any], rows: Sequence[Row], scopes: set[str]) -> Iterator[list[Case]]:
     """Of every axis the cases, of what reaches a mixer's runs on a task and the matching hasn't solved for."""
     solved = SOLVED.get(question.get("solve") or "")
-    for name, values in flatten(question.get("vary") or {}).items():
-        axis = Axis.of(name, values)
+    for axis in axes_of(question):
         reached = [
             place
             for place, (scope, path) in enumerate(axis.targets)
@@ -67,7 +71,7 @@ def _axes(question: Mapping[str, Any], rows: Sequence[Row], scopes: set[str]) ->
         ]
         cases = [{case[place].path: case[place].value for place in reached} for case in axis.cases]
         if reached:
-            yield list({_key(case): case for case in cases}.values())
+            yield list({_key(case.values()): case for case in cases}.values())
 
 
 def _told(case: Case) -> str:
@@ -77,9 +81,9 @@ def _told(case: Case) -> str:
 
 
 def _place(row: Row, paths: Iterable[str]) -> str:
-    return _key({path: value_at(row.config, path, ABSENT) for path in paths})
+    return _key(value_at(row.config, path, ABSENT) for path in paths)
 
 
-def _key(case: Case) -> str:
+def _key(values: Iterable[Any]) -> str:
     """Equal for what a configuration makes equal: 1 and 1.0."""
-    return repr([float(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in case.values()])
+    return repr([float(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in values])
