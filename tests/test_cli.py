@@ -301,3 +301,19 @@ def test_a_scripts_exit_code_is_the_commands_also_as_a_module(checkout):
 )
 def test_provenance_has_the_command_as_one_would_give_it(path, name):
     assert provenance([path, "train", "lm"])["argv"] == [name, "train", "lm"]
+
+
+def test_a_mixer_that_is_left_out_takes_along_what_the_file_sets_for_it_alone(capsys, monkeypatch, tmp_path):
+    file = tmp_path / "question.toml"
+    file.write_text(
+        'mixers = ["hgrn2", "gla"]\ntasks = ["mqar"]\nseeds = 1\n[set]\n"hgrn2:train.lr" = 1e-3\n'
+        '[vary]\n"backbone.dim, hgrn2:mixer.expand" = [[16, 2], [16, 4], [32, 4]]\n"hgrn2:train.betas" = [[0.9, 0.9]]\n'
+    )
+    for mixers, runs in (("gla", 2), ("hgrn2", 3), ("gla,hgrn2", 5)):
+        code, out, err = mixerzoo(
+            capsys, monkeypatch, "ablate", str(file), "--mixers", mixers, "--match", "none", "--dry-run"
+        )
+        assert code == 0, err
+        assert sum(line.startswith("mqar-") for line in out.splitlines()) == runs
+    code, _, err = mixerzoo(capsys, monkeypatch, "ablate", str(file), "--mixers", "gla", "--set", "hgrn2:train.lr=1")
+    assert code == 2 and "hgrn2:train.lr fits no run" in err

@@ -63,10 +63,7 @@ class Grid:
                 raise ValueError(unknown("key of a grid", key, KEYS))
         tables = {name: _table(values.get(name, {}), name) for name in ("set", "vary", "tune")}
         tune = [Candidates.of(path, tried) for path, tried in tables["tune"].items()]
-        axes = [
-            Axis.of(path, list(map(_null, _list(tried, f"{path} must be a list of values"))))
-            for path, tried in tables["vary"].items()
-        ]
+        axes = [Axis.of(paths, _null(tried)) for paths, tried in tables["vary"].items()]
         search_keys = {"search": "method", "trials": "trials", "choose_on": "choose_on"}
         search = {name: values[key] for key, name in search_keys.items() if values.get(key) is not None}
         if search and not tune:
@@ -76,7 +73,7 @@ class Grid:
             tuple(_list(values.get("tasks", ()), "tasks must be a list of names and tables", (str, Mapping))),
             seeds_of(values.get("seeds", 2)),
             tuple(Setting.of(path, _null(value)) for path, value in tables["set"].items()),
-            _distinct(axes),
+            _last_of_each(axes),
             Matching.parse(values.get("match", "params"), values.get("solve")),
             Search(tuple(tune), **search) if tune else None,
             values.get("baseline"),
@@ -156,7 +153,7 @@ def _check_search(search: Search, grid: Grid) -> None:
         raise ValueError(f"a choice on {search.choose_on} seeds needs as many, got {seeds}; remedy: more --seeds")
 
 
-def _distinct(axes: Sequence[Axis]) -> tuple[Axis, ...]:
+def _last_of_each(axes: Sequence[Axis]) -> tuple[Axis, ...]:
     """Of axes that set the same the last holds. Raises ValueError for others that have a setting in common."""
     distinct = {frozenset(axis.targets): axis for axis in axes}
     for (first, one), (second, other) in itertools.combinations(distinct.items(), 2):
@@ -167,7 +164,7 @@ def _distinct(axes: Sequence[Axis]) -> tuple[Axis, ...]:
 
 def _null(value: Any) -> Any:
     """TOML has no word for nothing."""
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return list(map(_null, value))
     return None if value == "null" else value
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -68,9 +68,11 @@ class Axis:
     def of(cls, paths: str, values: Sequence[Any]) -> Axis:
         """Of one path, or of several with commas between, whose values are lists of as many."""
         names = [name.strip() for name in paths.split(",")]
+        if not isinstance(values, (list, tuple)):
+            raise ValueError(f"{paths} must be a list of values, got {values!r}")
         if not values:
             raise ValueError(f"{paths} needs at least one value")
-        distinct = [value for index, value in enumerate(values) if value not in values[:index]]
+        distinct = _distinct(values)
         if len(names) == 1:
             return cls(tuple((Setting.of(paths, value),) for value in distinct))
         for value in distinct:
@@ -91,6 +93,11 @@ class Axis:
     def __str__(self) -> str:
         return ",".join(map(str, self.cases[0]))
 
+    def without(self, scopes: Collection[str]) -> Axis | None:
+        """What is left of it for others than these; None if that is nothing."""
+        cases = [tuple(setting for setting in case if setting.scope not in scopes) for case in self.cases]
+        return Axis(tuple(_distinct(cases))) if cases[0] else None
+
     @property
     def targets(self) -> tuple[tuple[str, str], ...]:
         """What it sets: the prefix and the path of every setting."""
@@ -106,6 +113,11 @@ class Axis:
         """As `of` takes them."""
         cases = [[setting.value for setting in case] for case in self.cases]
         return cases if len(self.cases[0]) > 1 else [value for (value,) in cases]
+
+
+def _distinct(values: Sequence[Any]) -> list[Any]:
+    """Also of what cannot be hashed."""
+    return [value for index, value in enumerate(values) if value not in values[:index]]
 
 
 def configure(mixer: str, task: Task, seed: int, settings: Iterable[Setting] = ()) -> RunConfig:

@@ -119,17 +119,25 @@ def ablate(
 def _merged(
     question: str | None, asked: Mapping[str, Any], given: Mapping[str, Any], tables: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """A question file under what the command line says, over the defaults."""
+    """A question file under what the command line says, over the defaults.
+
+    Mixers that the command line leaves out take along what the file sets for them alone.
+    """
     from mixerzoo import list_mixers
+    from mixerzoo.ablation.settings import Axis
     from mixerzoo.ablation.studies import read_question
     from mixerzoo.tasks.config import flatten
 
-    values = {**DEFAULTS, **(read_question(question) if question else asked)}
-    values |= {key: value for key, value in given.items() if value is not None}
-    values |= {key: {**flatten(values.get(key, {})), **table} for key, table in tables.items() if table}
-    if values["mixers"] == "all":
-        values["mixers"] = list_mixers()
-    return values
+    file = {**DEFAULTS, **(read_question(question) if question else asked)}
+    values = {**file, **{key: value for key, value in given.items() if value is not None}}
+    values["mixers"] = list_mixers() if values["mixers"] == "all" else values["mixers"]
+    gone = set(file["mixers"]) - set(values["mixers"])
+    if gone and file["mixers"] != "all":
+        axes = (Axis.of(*item).without(gone) for item in flatten(file.get("vary", {})).items())
+        values["vary"] = {str(axis): axis.values for axis in axes if axis is not None}
+        laid = flatten(file.get("set", {}))
+        values["set"] = {path: value for path, value in laid.items() if path.rpartition(":")[0] not in gone}
+    return values | {key: {**flatten(values.get(key, {})), **table} for key, table in tables.items() if table}
 
 
 def _asked_before(directory: Path) -> dict[str, Any]:
