@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -11,11 +13,11 @@ from torch import Tensor
 
 from mixerzoo import build_mixer, use_backend
 from mixerzoo.kernels.gated_linear_attention import cases as gla_cases
-from mixerzoo.kernels.gated_linear_attention import gated_linear_attention, schedule, tuning
+from mixerzoo.kernels.gated_linear_attention import gated_linear_attention, schedule, triton_backward, tuning
 from mixerzoo.kernels.gated_scan.cases import DOCUMENTS
 from mixerzoo.kernels.hgrn2 import cases, hgrn2
 
-from .conformance.test_ops import differentiable, outputs_and_gradients
+from .conformance.test_ops import differentiable, inputs_of, outputs_and_gradients
 from .tolerances import assert_close, assert_identical
 
 pytestmark = pytest.mark.usefixtures("poisoned_empty")
@@ -35,6 +37,64 @@ def test_segments_change_nothing(monkeypatch: pytest.MonkeyPatch, direction: str
     inputs = cases.make_inputs(**SMALL | {"T": 150}, direction=direction, cu_seqlens=cu_seqlens)
     expected = outputs_and_gradients("hgrn2", inputs | {"backend": "reference"})
     assert_close(outputs_and_gradients("hgrn2", on_triton(inputs)), expected)
+
+
+@pytest.fixture
+def as_on_the_matrix_unit(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Schedules of bf16 in any dtype. Yields how many blocks were left to the decay tree, in a list of one number."""
+    given, tree, blocks = schedule._schedule, triton_backward.tree_backward, [0]
+
+    def count(*arguments: Any) -> None:
+        blocks[0] += 1
+        tree(*arguments)
+
+    def planned(*arguments: Any) -> schedule.Schedule:
+        return replace(given(*arguments), block=64, chunk=32, factored=True)
+
+    monkeypatch.setattr(schedule, "_schedule", planned)
+    monkeypatch.setattr(triton_backward, "tree_backward", count)
+    yield blocks
+
+
+IN_ONE_PIECE = {
+    "hgrn2": (
+        "T=130",
+        "both",
+        "packed-both",
+        "K=2,V=3,packed",
+        "K=256,V=1",
+        "logits-30,gamma=0.0",
+        "packed-logits-inf",
+    ),
+    "gated_linear_attention": ("T=65", "decay-strong", "packed-closed", "K=1,V=256", "gate-per-head-both"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # what is done again by the tree may have overflowed before
+@pytest.mark.parametrize(("op", "case"), [(op, case) for op, cases in IN_ONE_PIECE.items() for case in cases])
+def test_blocks_are_differentiated_in_one_piece(op: str, case: str, as_on_the_matrix_unit: list[int]) -> None:
+    inputs = inputs_of(op, case)
+    expected = outputs_and_gradients(op, inputs | {"backend": "reference"})
+    assert_close(outputs_and_gradients(op, on_triton(inputs)), expected)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize(
+    ("arguments", "blocks"),
+    [
+        ({"gamma": 0.5}, 0),
+        ({"gamma": 0.7, "direction": "both", "logits": (-30.0, 30.0)}, 0),
+        ({"gamma": 0.0, "logits": (-8.0, 8.0), "K": 1}, 1),  # smallest gate 2^-11.5: only the sum is too small
+        ({"gamma": 0.0, "logits": (-9.0, 9.0), "T": 9}, 1),  # the smallest gate is 2^-13
+        ({"gamma": 0.0, "logits": (-9.0, 9.0), "T": 9, "direction": "both"}, 1),
+    ],
+    ids=str,
+)
+def test_what_is_left_to_the_decay_tree(arguments: Any, blocks: int, as_on_the_matrix_unit: list[int]) -> None:
+    """Blocks whose gates sum to less than -SPAN, 32 in fp64, or with a gate below 2^-12."""
+    inputs = cases.make_inputs(**SMALL | {"T": 64} | arguments)
+    outputs_and_gradients("hgrn2", on_triton(inputs))
+    assert as_on_the_matrix_unit == [blocks]
 
 
 @pytest.mark.parametrize(("T", "H", "launches"), [(196, 1, (1, 2)), (4096, 96, (1, 2)), (4096, 1, (2, 2))])

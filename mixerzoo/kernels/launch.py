@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch of one kernel. `arguments` are what differs from call to call, `constants` what it is compiled for."""
+    """One launch of one kernel. `arguments` are what differs from call to call, `constants` what it is compiled for,
+    `on_amd` those of them that differ there."""
 
     kernel: Any
     grid: tuple[int, ...]
@@ -21,10 +22,11 @@ class Launch:
     constants: dict[str, Any]
     num_warps: int = 4
     num_stages: int = 1
+    on_amd: dict[str, Any] = field(default_factory=dict)
 
     def for_amd(self) -> Launch:
         """Wavefronts of 64 lanes instead of warps of 32, and no instruction of NVIDIA's."""
-        constants = self.constants | ({"FAST_LOG2": False} if "FAST_LOG2" in self.constants else {})
+        constants = self.constants | self.on_amd | ({"FAST_MATH": False} if "FAST_MATH" in self.constants else {})
         return replace(self, constants=constants, num_warps=max(1, self.num_warps // 2))
 
     def run(self) -> None:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 
-CHUNK = 16  # tokens that a program takes at a time: the matrix unit's smallest tile
 SHORT = 256  # up to here one launch is worth more than parallelism: 196 tokens of an image, a prompt
 BUSY = 96  # programs from which a GPU of 108 to 144 multiprocessors has enough to do
 
@@ -19,13 +18,16 @@ BUSY = 96  # programs from which a GPU of 108 to 144 multiprocessors has enough 
 @dataclass(frozen=True)
 class Schedule:
     """segment: tokens a program walks, None for all of the sequence. block: tokens between two of the states that the
-    backward pass starts from. CHUNK divides block, and block segment."""
+    backward pass starts from. chunk: tokens that are taken at a time, at the most. A chunk divides a block, and a block
+    a segment. factored: whether a block's gradients are tried in one piece before the decay tree."""
 
     segment: int | None
     block: int
+    chunk: int
     block_k: int
     block_v: int
     warps: int
+    factored: bool
 
 
 def choose(
@@ -59,7 +61,9 @@ def _schedule(segment: int | None, largest: int, K: int, V: int, operand: torch.
     """In fp32, which the matrix unit doesn't multiply, operands stay in registers: smaller blocks, more warps."""
     block_k, block_v = block_sizes(K, V, largest)
     warps = block_v // 16 if operand == torch.bfloat16 else 8  # the matrix unit's tiles are 16 high
-    return Schedule(segment, 16 if operand == torch.float32 else 64, block_k, block_v, warps)
+    if operand == torch.bfloat16:
+        return Schedule(segment, 64, 32, block_k, block_v, warps, factored=True)
+    return Schedule(segment, 16 if operand == torch.float32 else 64, 16, block_k, block_v, warps, factored=False)
 
 
 def _largest(operand: torch.dtype) -> int:

@@ -1,20 +1,20 @@
 """The backward kernel: a program has a block of tokens and a head, the state S that enters the block and the
 gradient dS that leaves it. `triton_forward` has stored the one and `triton_states` the other.
 
-    dA_ij = dy_i . v_j
-    dq_i  = pre_i (S dy_i) + sum_{j<=i} dA_ij P_ij k_j         P_ij = f_{j+1} ... f_i
-    dk_j  = suf_j (dS v_j) + sum_{i>=j} dA_ij P_ij q_i
-    dv_j  = dS^T (suf_j k_j) + sum_{i>=j} A_ij dy_i
+With q^, k^, A, h and c of `triton_forward`, for the block in one piece, and dA_ts = dy_t . v_s for s <= t, else 0,
+
+    dq^ = 2^h S dy + dA k^            dq = 2^(c - h) dq^
+    dk^ = 2^h dS v + dA^T q^          dk = 2^(h - c) dk^
+    dv  = 2^h k^ dS + A^T dy
 
 A gate's gradient `d log f_t` is the sum of all products of a query side i >= t and a key side j < t, over tokens of the
-block, S and dS. Each level of the decay tree, and the states on both sides, add products that all have the factor f_t:
-nothing cancels, and `df_t = (d log f_t) / f_t` keeps its precision for the smallest gates.
+block, S and dS. With E = k^ dk^ - q^ dq^ it is what S gives to all behind it, and then a running sum of E:
 
-    level m:  X as in triton_chunk, dX = sym(dA) X, E = X dX:    d log f += R_m^T E
-    states:   E = q dq over the rows i >= t, E = k dk over the rows j < t, and total (S . dS)
+    d log f_t = 2^2h (S . dS) + sum_i q^_i 2^h (S dy_i) + sum_{i<t} E_i
 
-The tree's levels below 16 stay within sub-blocks of 16 rows, tiles [4,16,K], and those above need sums over whole
-sub-blocks besides, so that no product of matrices is larger than its part of A.
+The sums cancel but for rounding, and q^, k^ in E are the rounded ones that made dq^, dk^, so that little is left over.
+`df_t = (d log f_t) / f_t` magnifies it nevertheless: a block with a gate below 2^FLOOR (of logits; where log gates are
+given, nobody divides), or whose gates sum to less than -SPAN in some channel, is done again by `triton_backward_tree`.
 
 For logits: `dx = (df - dk) (1-gamma) sigmoid(x) sigmoid(-x)`, `dgamma = sum_t (df - dk) sigmoid(-x)`.
 """
@@ -24,57 +24,25 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .triton_backward_tree import tree_backward
 from .triton_chunk import (
     activate,
     activation_gradient,
     chunk_rows,
     find_segment,
     keys_and_gates,
-    level_weights,
     load_gamma,
     load_state,
     load_tile,
     matmul,
-    odd_half,
     open_and_closed,
-    pairs,
-    reach,
     sequence_bounds,
     state_at,
     store_tile,
-    sum_rows,
+    sum_columns,
     two_parts,
     within,
 )
-
-
-@triton.jit
-def other_blocks(b, c, m: tl.constexpr):
-    """The sub-blocks c that lie between b and the middle of b's 2m sub-blocks, whole."""
-    return ((b // m) == (c // m)) & ((odd_half(b, m) & (c < b)) | (((b // m) % 2 == 0) & (c > b)))
-
-
-@triton.jit
-def sum_blocks(chosen, x):
-    """[B,1,K]: for every sub-block, the sum over the sub-blocks that `chosen` [B,B] names of their rows x [B,16,K]."""
-    return tl.sum(tl.where(chosen[:, :, None], tl.sum(x, 1)[None, :, :], 0.0), 1)[:, None, :]
-
-
-@triton.jit
-def flat(x):
-    return tl.reshape(x, (x.shape[0] * x.shape[1], x.shape[2]))
-
-
-@triton.jit
-def span(rows, blocks, g, high, low, ACC: tl.constexpr):
-    """Products of gates [B,16,K]: over the rows that `rows` [B,16,16] names in a sub-block, and over whole `blocks`."""
-    return tl.exp2(sum_rows(rows, high, low, ACC) + sum_blocks(blocks, g))
-
-
-@triton.jit
-def spread(rows, blocks, e, OPERAND: tl.constexpr, ACC: tl.constexpr):
-    """The adjoint of `span` for the logarithms of the gates, `rows` and `blocks` transposed."""
-    return matmul(rows, e, OPERAND, ACC) + sum_blocks(blocks, e)
 
 
 @triton.jit
@@ -102,24 +70,27 @@ def backward_kernel(
     BK: tl.constexpr,
     BV: tl.constexpr,
     WIDE: tl.constexpr,
-    BLOCKS: tl.constexpr,
-    LEVELS: tl.constexpr,
+    C: tl.constexpr,
+    FACTORED: tl.constexpr,
+    SPAN: tl.constexpr,
+    FLOOR: tl.constexpr,
     GATE: tl.constexpr,
     ACTIVATION: tl.constexpr,
     FIRST_WAY: tl.constexpr,
     LAST_WAY: tl.constexpr,
-    FAST_LOG2: tl.constexpr,
+    FAST_MATH: tl.constexpr,
     OPERAND: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Grid (blocks of 16 BLOCKS tokens of all sequences, H). `block_states` and `block_gradients` [ways,blocks,H,K,V]
-    are S ahead of every block and dS behind it, in walking order. dgate of logits is dgamma [blocks,H,K]. `k_end` and
-    `v_end` are K and V up to whole tiles: known when compiled, they would unroll loops, which takes registers."""
-    C: tl.constexpr = 16 * BLOCKS
+    """Grid (blocks of C tokens of all sequences, H). `block_states` and `block_gradients` [ways,blocks,H,K,V] are S
+    ahead of every block and dS behind it, in walking order. dgate of logits is dgamma [blocks,H,K]. `k_end` and `v_end`
+    are K and V up to whole tiles: known when compiled, they would unroll loops, which takes registers.
+
+    Tiles are [K or V, C], time across, as in the forward kernel.
+    """
     GATE_STRIDE: tl.constexpr = H if GATE == "head" else H * K
     SEVERAL: tl.constexpr = LAST_WAY - FIRST_WAY > 1
-    slot, head = tl.program_id(0), tl.program_id(1)
-    slots = tl.num_programs(0)
+    slot, head, slots = tl.program_id(0), tl.program_id(1), tl.num_programs(0)
     sequence, block = find_segment(cu_seqlens, slot, sequences, T, C)
     row0, total = sequence_bounds(cu_seqlens, sequence, T)
     base, length = row0 + block * C, tl.minimum(total - block * C, C)
@@ -131,154 +102,122 @@ def backward_kernel(
         gate += head * (GATE_STRIDE // H)
         dgate += head * (GATE_STRIDE // H)
 
-    t, s = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
-    b, c = tl.arange(0, BLOCKS)[:, None], tl.arange(0, BLOCKS)[None, :]
-    in_block = tl.arange(0, BLOCKS)[:, None, None]
-    i, j = 0 * in_block + tl.arange(0, 16)[None, :, None], 0 * in_block + tl.arange(0, 16)[None, None, :]
-    k_column, v_column = tl.arange(0, BK), tl.arange(0, BV)[None, :]
-    for way in range(FIRST_WAY, LAST_WAY):
-        state = state_at(block_states, way - FIRST_WAY, slots, slot, head, H, K, V)
-        dstate = state_at(block_gradients, way - FIRST_WAY, slots, slot, head, H, K, V)
-        row, inside = chunk_rows(length, 0, t, way, C)
-        row16, inside16 = chunk_rows(length, 0, 16 * in_block + tl.arange(0, 16)[None, :, None], way, C)
-
-        a, a16 = tl.zeros((C, C), ACC), tl.zeros((BLOCKS, 16, 16), ACC)
-        dgate_head = tl.zeros((BLOCKS, 16, 1), ACC)
-        # In two parts, the second of which adds to what the first stored: together they need too many registers.
-        for part in tl.static_range(2):
-            if SEVERAL or part == 1:
-                tl.debug_barrier()
-            da = tl.zeros((BLOCKS, 16, 16), ACC) if part == 0 else tl.zeros((C, C), ACC)
+    if FACTORED:
+        t, s = tl.arange(0, C)[None, :], tl.arange(0, C)[:, None]
+        k_row, v_row, v_across = tl.arange(0, BK)[:, None], tl.arange(0, BV)[:, None], tl.arange(0, BV)[None, :]
+        deepest, smallest = tl.zeros((BK,), ACC), tl.zeros((BK, C), ACC)
+        for way in range(FIRST_WAY, LAST_WAY):
+            state = state_at(block_states, way - FIRST_WAY, slots, slot, head, H, K, V)
+            dstate = state_at(block_gradients, way - FIRST_WAY, slots, slot, head, H, K, V)
+            row, inside = chunk_rows(length, 0, t, way, C)
+            da, a = tl.zeros((C, C), ACC), tl.zeros((C, C), ACC)  # transposed: [s,t]
             for v0 in range(0, v_end, BV):
-                v_here = within(inside, v0 + v_column, V, BV)
-                dy_tile = load_tile(dy, base, row, H * V, v0 + v_column, v_here, ACC)
-                v_tile = load_tile(v, base, row, H * V, v0 + v_column, v_here, ACC)
-                if part == 0:
-                    dy_tile, v_tile = tl.reshape(dy_tile, (BLOCKS, 16, BV)), tl.reshape(v_tile, (BLOCKS, 16, BV))
-                    da += matmul(dy_tile, tl.permute(v_tile, (0, 2, 1)), OPERAND, ACC)
-                else:
-                    da += matmul(dy_tile, tl.trans(v_tile), OPERAND, ACC)
-            if part == 0:
-                diagonal = tl.sum(tl.where(i == j, da, 0.0), 2)[:, :, None]
-                da = tl.where(i > j, da, tl.permute(da, (0, 2, 1))).to(OPERAND)
-            else:
-                da = tl.where(t > s, da, tl.trans(da)).to(OPERAND)
+                v_here = within(inside, v0 + v_row, V, BV)
+                dy_tile = load_tile(dy, base, row, H * V, v0 + v_row, v_here, ACC)
+                v_tile = load_tile(v, base, row, H * V, v0 + v_row, v_here, ACC)
+                da += matmul(tl.trans(v_tile), dy_tile, OPERAND, ACC)
+            da = tl.where(s <= t, da, 0.0).to(OPERAND)
+            dgate_head = tl.zeros((1, C), ACC)
             for k0 in range(0, k_end, BK):
-                column = k0 + k_column[None, None, :]
-                here = within(inside16, column, K, BK)
-                gamma = load_gamma(gate, head, column, K, GATE, ACC)
-                key_tile = load_tile(key, base, row16, H * K, column, here, ACC)
-                q_tile = scale * activate(load_tile(q, base, row16, H * K, column, here, ACC), ACTIVATION)
+                k_index = k0 + k_row
+                dq_tile, dk_tile, through = tl.zeros((BK, C), ACC), tl.zeros((BK, C), ACC), tl.zeros((BK,), ACC)
+                for v0 in range(0, v_end, BV):
+                    s_tile = load_state(state, k_index, v0 + v_across, K, V, BK, BV, ACC)
+                    ds_tile = load_state(dstate, k_index, v0 + v_across, K, V, BK, BV, ACC)
+                    through += tl.sum(s_tile * ds_tile, 1)
+                    v_here = within(inside, v0 + v_row, V, BV)
+                    dy_tile = load_tile(dy, base, row, H * V, v0 + v_row, v_here, ACC)
+                    v_tile = load_tile(v, base, row, H * V, v0 + v_row, v_here, ACC)
+                    dq_tile += matmul(s_tile, dy_tile, OPERAND, ACC)
+                    dk_tile += matmul(ds_tile, v_tile, OPERAND, ACC)
+
+                here = within(inside, k_index, K, BK)
+                gamma = load_gamma(gate, head, k_index, K, GATE, ACC)
+                q_tile = load_tile(q, base, row, H * K, k_index, here, ACC)
+                q_tile = scale * activate(q_tile, ACTIVATION, FAST_MATH)
+                key_tile = load_tile(key, base, row, H * K, k_index, here, ACC)
                 k, g = keys_and_gates(
-                    key_tile, gate, gamma, base, row16, column, here, GATE, GATE_STRIDE, FAST_LOG2, ACC
+                    key_tile, gate, gamma, base, row, k_index, here, GATE, GATE_STRIDE, FAST_MATH, ACC
                 )
                 high, low = two_parts(g, OPERAND)
+                c = sum_columns(s <= t, high, low, ACC)
+                half = 0.5 * tl.sum(tl.where(t == C - 1, c, 0.0), 1)
+                ahead, back = tl.exp2(c - half[:, None]), tl.exp2(half[:, None] - c)
+                q_hat, k_hat = (q_tile * ahead).to(OPERAND), (k * back).to(OPERAND)
+                a += matmul(tl.trans(k_hat), q_hat, OPERAND, ACC)
+                dq_tile *= tl.exp2(half)[:, None]
+                dk_tile *= tl.exp2(half)[:, None]
+                through = tl.exp2(2.0 * half) * through + tl.sum(q_hat.to(ACC) * dq_tile, 1)
+                dq_tile += matmul(k_hat, da, OPERAND, ACC)
+                dk_tile += matmul(q_hat, tl.trans(da), OPERAND, ACC)
+                e = k_hat.to(ACC) * dk_tile - q_hat.to(ACC) * dq_tile
+                high, low = two_parts(e, OPERAND)
+                dlog_f = through[:, None] + sum_columns(s <= t, high, low, ACC) - e
+                dq_tile, dk_tile = scale * ahead * dq_tile, back * dk_tile
 
-                if part == 0:
-                    # Through the states on both sides.
-                    dq_flat, dk_flat, between = tl.zeros((C, BK), ACC), tl.zeros((C, BK), ACC), tl.zeros((BK, BV), ACC)
-                    for v0 in range(0, v_end, BV):
-                        v_here = within(inside, v0 + v_column, V, BV)
-                        s_tile = load_state(state, k0 + k_column[:, None], v0 + v_column, K, V, BK, BV, ACC)
-                        ds_tile = load_state(dstate, k0 + k_column[:, None], v0 + v_column, K, V, BK, BV, ACC)
-                        between += s_tile * ds_tile
-                        dy_tile = load_tile(dy, base, row, H * V, v0 + v_column, v_here, ACC)
-                        dq_flat += matmul(dy_tile, tl.trans(s_tile), OPERAND, ACC)
-                        v_tile = load_tile(v, base, row, H * V, v0 + v_column, v_here, ACC)
-                        dk_flat += matmul(v_tile, tl.trans(ds_tile), OPERAND, ACC)
-                    dlog_f = (tl.exp2(tl.sum(tl.sum(g, 1), 0)) * tl.sum(between, 1))[None, None, :]
-                    dq_tile = span(j <= i, c < b, g, high, low, ACC) * tl.reshape(dq_flat, (BLOCKS, 16, BK))
-                    dlog_f += spread(i <= j, b < c, q_tile * dq_tile, OPERAND, ACC)
-                    dk_tile = span(j > i, c > b, g, high, low, ACC) * tl.reshape(dk_flat, (BLOCKS, 16, BK))
-                    dlog_f += spread(i > j, b > c, k * dk_tile, OPERAND, ACC)
-
-                    # Within sub-blocks.
-                    dq_tile += diagonal * k
-                    dk_tile += diagonal * q_tile
-                    a16 += tl.where(i == j, tl.sum(q_tile * k, 2)[:, :, None], 0.0)
-                    for level in tl.static_range(4):
-                        odd = odd_half(i, 2**level)
-                        w = level_weights(i, j, g, high, low, 2**level, ACC)
-                        x = tl.where(odd, q_tile, k) * w
-                        a16 += tl.where(pairs(i, j, 2**level), matmul(x, tl.permute(x, (0, 2, 1)), OPERAND, ACC), 0.0)
-                        both_ways = pairs(i, j, 2**level) | pairs(j, i, 2**level)
-                        dx = matmul(tl.where(both_ways, da, 0.0), x, OPERAND, ACC)
-                        dlog_f += matmul(reach(j, i, 2**level), x * dx, OPERAND, ACC)
-                        dq_tile += tl.where(odd, w * dx, 0.0)
-                        dk_tile += tl.where(odd, 0.0, w * dx)
-
-                else:
-                    # Between tokens of different sub-blocks.
-                    dq_tile, dk_tile = tl.zeros((BLOCKS, 16, BK), ACC), tl.zeros((BLOCKS, 16, BK), ACC)
-                    dlog_f = tl.zeros((BLOCKS, 16, BK), ACC)
-                    for level in tl.static_range(LEVELS):
-                        odd = odd_half(in_block, 2**level)
-                        within_half = sum_rows((j <= i) == odd, high, low, ACC)
-                        if level > 0:
-                            within_half += sum_blocks(other_blocks(b, c, 2**level), g)
-                        w = tl.exp2(within_half)
-                        x = tl.where(odd, q_tile, k) * w
-                        x_flat = flat(x).to(OPERAND)
-                        a += tl.where(pairs(t, s, 16 * 2**level), matmul(x_flat, tl.trans(x_flat), OPERAND, ACC), 0.0)
-                        both_ways = pairs(t, s, 16 * 2**level) | pairs(s, t, 16 * 2**level)
-                        dx = tl.reshape(matmul(tl.where(both_ways, da, 0.0), x_flat, OPERAND, ACC), (BLOCKS, 16, BK))
-                        dlog_f += matmul((i <= j) == odd, x * dx, OPERAND, ACC)
-                        if level > 0:
-                            dlog_f += sum_blocks(other_blocks(c, b, 2**level), x * dx)
-                        dq_tile += tl.where(odd, w * dx, 0.0)
-                        dk_tile += tl.where(odd, 0.0, w * dx)
-
-                # Loaded again: what is computed from it would otherwise be kept in registers for all of the above.
-                q_tile = load_tile(q, base, row16, H * K, column, here, ACC)
-                dq_tile = activation_gradient(q_tile, scale * dq_tile, ACTIVATION)
+                tl.debug_barrier()  # so that inputs are loaded again rather than kept in registers for all of the above
+                q_tile = load_tile(q, base, row, H * K, k_index, here, ACC)
+                dq_tile = activation_gradient(q_tile, dq_tile, ACTIVATION, FAST_MATH)
                 if GATE == "logits":
-                    opened, closed = open_and_closed(load_tile(key, base, row16, H * K, column, here, ACC))
-                    through = tl.where(here, (dlog_f * tl.exp2(-g) - dk_tile) * closed, 0.0)
-                    dk_tile = through * opened * (1.0 - gamma)
-                    dgamma, known = tl.sum(tl.sum(through, 1), 0), k0 + k_column < K
-                    if SEVERAL or part == 1:
-                        dgamma += tl.load(
-                            dgate + k0 + k_column, mask=known & (0 * k_column + way + part > 0), other=0.0
-                        )
-                    tl.store(dgate + k0 + k_column, dgamma, mask=known)
+                    key_tile = load_tile(key, base, row, H * K, k_index, here, ACC)
+                    _, g = keys_and_gates(
+                        key_tile, gate, gamma, base, row, k_index, here, GATE, GATE_STRIDE, FAST_MATH, ACC
+                    )
+                    opened, closed = open_and_closed(key_tile, FAST_MATH)
+                    through_gate = tl.where(here, (dlog_f * tl.exp2(-g) - dk_tile) * closed, 0.0)
+                    dk_tile = through_gate * opened * (1.0 - gamma)
+                    dgamma, column = tl.sum(through_gate, 1), k0 + tl.arange(0, BK)
+                    if SEVERAL:
+                        dgamma += tl.load(dgate + column, mask=(column < K) & (0 * column + way > 0), other=0.0)
+                    tl.store(dgate + column, dgamma, mask=column < K)
                 elif GATE == "channel":
-                    if SEVERAL or part == 1:
-                        dlog_f += load_tile(
-                            dgate, base, row16, GATE_STRIDE, column, here & (0 * row16 + way + part > 0), ACC
-                        )
-                    store_tile(dgate, dlog_f, base, row16, GATE_STRIDE, column, here)
+                    if SEVERAL:
+                        dlog_f += load_tile(dgate, base, row, GATE_STRIDE, k_index, here & (0 * row + way > 0), ACC)
+                    store_tile(dgate, dlog_f, base, row, GATE_STRIDE, k_index, here)
                 else:
-                    dgate_head += tl.sum(tl.where(here, dlog_f, 0.0), 2)[:, :, None]
-                if SEVERAL or part == 1:
-                    dq_tile += load_tile(dq, base, row16, H * K, column, here & (0 * row16 + way + part > 0), ACC)
-                    dk_tile += load_tile(dkey, base, row16, H * K, column, here & (0 * row16 + way + part > 0), ACC)
-                store_tile(dq, dq_tile, base, row16, H * K, column, here)
-                store_tile(dkey, dk_tile, base, row16, H * K, column, here)
-        if GATE == "head":
-            if SEVERAL:
-                dgate_head += load_tile(dgate, base, row16, H, 0 * in_block, inside16 & (0 * row16 + way > 0), ACC)
-            store_tile(dgate, dgate_head, base, row16, H, 0 * in_block, inside16)
+                    dgate_head += tl.sum(tl.where(here, dlog_f, 0.0), 0)[None, :]
+                if SEVERAL:
+                    dq_tile += load_tile(dq, base, row, H * K, k_index, here & (0 * row + way > 0), ACC)
+                    dk_tile += load_tile(dkey, base, row, H * K, k_index, here & (0 * row + way > 0), ACC)
+                store_tile(dq, dq_tile, base, row, H * K, k_index, here)
+                store_tile(dkey, dk_tile, base, row, H * K, k_index, here)
+            if GATE == "head":
+                if SEVERAL:
+                    dgate_head += load_tile(dgate, base, row, H, 0 * t, inside & (0 * row + way > 0), ACC)
+                store_tile(dgate, dgate_head, base, row, H, 0 * t, inside)
 
-        # Wide tiles of V: for each of them all gates are formed again.
-        wide_column = tl.arange(0, WIDE)[None, :]
-        for v0 in range(0, v_end, WIDE):
-            here = within(inside, v0 + wide_column, V, WIDE)
-            dy_tile = load_tile(dy, base, row, H * V, v0 + wide_column, here, ACC)
-            dv_tile = matmul(tl.trans(a), dy_tile, OPERAND, ACC)
-            dy_tile = tl.reshape(dy_tile, (BLOCKS, 16, WIDE))
-            dv_tile += flat(matmul(tl.permute(a16, (0, 2, 1)), dy_tile, OPERAND, ACC))
-            for k0 in range(0, k_end, BK):
-                column = k0 + k_column[None, None, :]
-                k_here = within(inside16, column, K, BK)
-                gamma = load_gamma(gate, head, column, K, GATE, ACC)
-                key_tile = load_tile(key, base, row16, H * K, column, k_here, ACC)
-                k, g = keys_and_gates(
-                    key_tile, gate, gamma, base, row16, column, k_here, GATE, GATE_STRIDE, FAST_LOG2, ACC
-                )
-                high, low = two_parts(g, OPERAND)
-                suf = span(j > i, c > b, g, high, low, ACC)
-                ds_tile = load_state(dstate, k0 + k_column[:, None], v0 + wide_column, K, V, BK, WIDE, ACC)
-                dv_tile += matmul(flat(k * suf), ds_tile, OPERAND, ACC)
-            if SEVERAL:
-                dv_tile += load_tile(dv, base, row, H * V, v0 + wide_column, here & (0 * row + way > 0), ACC)
-            store_tile(dv, dv_tile, base, row, H * V, v0 + wide_column, here)
+            # Wide tiles of V: for each of them all gates are formed again.
+            a = tl.where(s <= t, a, 0.0).to(OPERAND)
+            wide_row, wide_across = tl.arange(0, WIDE)[:, None], tl.arange(0, WIDE)[None, :]
+            for v0 in range(0, v_end, WIDE):
+                v_here = within(inside, v0 + wide_row, V, WIDE)
+                dy_tile = load_tile(dy, base, row, H * V, v0 + wide_row, v_here, ACC)
+                dv_tile = matmul(dy_tile, tl.trans(a), OPERAND, ACC)
+                for k0 in range(0, k_end, BK):
+                    k_index = k0 + k_row
+                    here = within(inside, k_index, K, BK)
+                    gamma = load_gamma(gate, head, k_index, K, GATE, ACC)
+                    key_tile = load_tile(key, base, row, H * K, k_index, here, ACC)
+                    k, g = keys_and_gates(
+                        key_tile, gate, gamma, base, row, k_index, here, GATE, GATE_STRIDE, FAST_MATH, ACC
+                    )
+                    high, low = two_parts(g, OPERAND)
+                    c = sum_columns(s <= t, high, low, ACC)
+                    end = tl.sum(tl.where(t == C - 1, c, 0.0), 1)
+                    deepest, smallest = tl.minimum(deepest, end), tl.minimum(smallest, g)
+                    ds_tile = load_state(dstate, k_index, v0 + wide_across, K, V, BK, WIDE, ACC)
+                    dv_tile += matmul(tl.trans(ds_tile), k * tl.exp2(end[:, None] - c), OPERAND, ACC)
+                if SEVERAL:
+                    dv_tile += load_tile(dv, base, row, H * V, v0 + wide_row, v_here & (0 * row + way > 0), ACC)
+                store_tile(dv, dv_tile, base, row, H * V, v0 + wide_row, v_here)
+        steep = tl.min(deepest, 0) < -SPAN
+        if GATE == "logits":
+            steep = steep | (tl.min(tl.min(smallest, 1), 0) < FLOOR)
+        tl.debug_barrier()
+    else:
+        steep = True
+    if steep:
+        tree_backward(
+            q, key, v, gate, dy, dq, dkey, dv, dgate, block_states, block_gradients, slot, slots, head, base, length,
+            k_end, v_end, scale, H, K, V, WIDE, C, GATE, ACTIVATION, FIRST_WAY, LAST_WAY, FAST_MATH, OPERAND, ACC,
+        )  # fmt: skip

@@ -1,13 +1,7 @@
-"""What the kernels do within one chunk of C tokens: load tiles, form keys and gates, sum gates, compare tokens.
+"""What the kernels do within one chunk of C tokens: load tiles, form keys and gates, sum gates.
 
-Products of gates are powers of two of sums of `g = log2 f`, and every sum starts at a reference point between the two
-tokens it relates, so that no exponent is positive and no two large sums are subtracted (the decay tree):
-
-    level m = C/2, ..., 2, 1 splits every block of 2m rows in an even and an odd half; c is where the odd one starts
-    w_m(t) = f_c ... f_t in an odd half, f_{t+1} ... f_{c-1} in an even one: log2 w_m = R_m g, R_m of zeros and ones
-    A_ij   = q_i w_m(i) . w_m(j) k_j, i in the odd and j in the even half of one block: each i > j at one level
-
-A level is one tile X (rows of q w in odd halves, of k w in even ones), and all its A are entries of X X^T.
+Products of gates are powers of two of sums of `g = log2 f`, and the sums are matrix products with zeros and ones. On
+the matrix unit operands are bf16, so that g goes as two parts, high + low.
 """
 
 from __future__ import annotations
@@ -33,94 +27,65 @@ def two_parts(x, OPERAND: tl.constexpr):
 
 
 @triton.jit
-def sum_rows(chosen, high, low, ACC: tl.constexpr):
-    """`chosen @ (high + low)`: for every row, the sum over the rows that `chosen` [...,C,C] names."""
-    weights = chosen.to(high.dtype)
-    total = tl.dot(weights, high, input_precision="ieee", out_dtype=ACC)
-    if high.dtype == tl.bfloat16:
-        total = tl.dot(weights, low, total, out_dtype=ACC)
-    return total
-
-
-@triton.jit
 def sum_columns(chosen, high, low, ACC: tl.constexpr):
-    """`(high + low) @ chosen`: as `sum_rows`, of tiles with time across."""
-    weights = chosen.to(high.dtype)
-    total = tl.dot(high, weights, input_precision="ieee", out_dtype=ACC)
+    """`(high + low) @ chosen`: for every column, the sum over the columns that `chosen` [C,C] names."""
+    total = matmul(high, chosen, high.dtype, ACC)
     if high.dtype == tl.bfloat16:
-        total = tl.dot(low, weights, total, out_dtype=ACC)
+        total = tl.dot(low, chosen.to(high.dtype), total, out_dtype=ACC)
     return total
 
 
 @triton.jit
-def same_block(i, j, m: tl.constexpr):
-    return (i // (2 * m)) == (j // (2 * m))
-
-
-@triton.jit
-def odd_half(i, m: tl.constexpr):
-    return (i // m) % 2 == 1
-
-
-@triton.jit
-def reach(i, j, m: tl.constexpr):
-    """R_m: the gates j between row i and the middle of its block."""
-    same_half = (i // m) == (j // m)
-    return same_half & ((odd_half(i, m) & (j <= i)) | ((i // m) % 2 == 0) & (j > i))
-
-
-@triton.jit
-def pairs(i, j, m: tl.constexpr):
-    """The rows i and columns j whose A_ij is level m's."""
-    return same_block(i, j, m) & odd_half(i, m) & ((j // m) % 2 == 0)
-
-
-@triton.jit
-def level_weights(i, j, g, high, low, m: tl.constexpr, ACC: tl.constexpr):
-    """w_m, [C,K]."""
-    if m == 1:
-        return tl.exp2(tl.where(odd_half(i, 1), g, 0.0))
-    else:
-        return tl.exp2(sum_rows(reach(i, j, m), high, low, ACC))
-
-
-@triton.jit
-def activate(q, ACTIVATION: tl.constexpr):
-    if ACTIVATION == "silu":
-        return q * tl.sigmoid(q)
-    elif ACTIVATION == "sigmoid":
-        return tl.sigmoid(q)
-    else:
-        return q
-
-
-@triton.jit
-def activation_gradient(q, dq, ACTIVATION: tl.constexpr):
-    if ACTIVATION == "silu":
-        s = tl.sigmoid(q)
-        return dq * s * (1.0 + q * (1.0 - s))
-    elif ACTIVATION == "sigmoid":
-        s = tl.sigmoid(q)
-        return dq * s * (1.0 - s)
-    else:
-        return dq
-
-
-@triton.jit
-def log2(x, FAST_LOG2: tl.constexpr):
-    """FAST_LOG2: NVIDIA's instruction, right to 2^-22; tl.log2 spends forty of them on the last bits of fp32."""
-    if FAST_LOG2:
-        return tl.inline_asm_elementwise("lg2.approx.f32 $0, $1;", "=f,f", [x], tl.float32, True, 1)
+def log2(x, FAST_MATH: tl.constexpr):
+    """FAST_MATH: NVIDIA's instruction, right to 2^-22; tl.log2 spends forty of them on the last bits of fp32."""
+    if FAST_MATH:
+        return tl.inline_asm_elementwise("lg2.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, True, 1)
     else:
         return tl.log2(x)
 
 
 @triton.jit
-def open_and_closed(x):
+def reciprocal(x, FAST_MATH: tl.constexpr):
+    """FAST_MATH: right to one unit in the last place; a division takes five times as many instructions."""
+    if FAST_MATH:
+        return tl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, True, 1)
+    else:
+        return 1.0 / x
+
+
+@triton.jit
+def sigmoid(x, FAST_MATH: tl.constexpr):
+    return reciprocal(1.0 + tl.exp2(x * -LOG2_E), FAST_MATH)
+
+
+@triton.jit
+def open_and_closed(x, FAST_MATH: tl.constexpr):
     """sigmoid(x) and sigmoid(-x), each to its own relative precision."""
-    small = tl.exp(-tl.abs(x))
-    large = 1.0 / (1.0 + small)
+    small = tl.exp2(tl.abs(x) * -LOG2_E)
+    large = reciprocal(1.0 + small, FAST_MATH)
     return tl.where(x >= 0, large, small * large), tl.where(x >= 0, small * large, large)
+
+
+@triton.jit
+def activate(q, ACTIVATION: tl.constexpr, FAST_MATH: tl.constexpr):
+    if ACTIVATION == "silu":
+        return q * sigmoid(q, FAST_MATH)
+    elif ACTIVATION == "sigmoid":
+        return sigmoid(q, FAST_MATH)
+    else:
+        return q
+
+
+@triton.jit
+def activation_gradient(q, dq, ACTIVATION: tl.constexpr, FAST_MATH: tl.constexpr):
+    if ACTIVATION == "silu":
+        s = sigmoid(q, FAST_MATH)
+        return dq * s * (1.0 + q * (1.0 - s))
+    elif ACTIVATION == "sigmoid":
+        s = sigmoid(q, FAST_MATH)
+        return dq * s * (1.0 - s)
+    else:
+        return dq
 
 
 @triton.jit
@@ -134,7 +99,7 @@ def keys_and_gates(
     here,
     GATE: tl.constexpr,
     GATE_STRIDE: tl.constexpr,
-    FAST_LOG2: tl.constexpr,
+    FAST_MATH: tl.constexpr,
     ACC: tl.constexpr,
 ):
     """k and g = log2 f, a tile; where `here` is False, k = 0 and g = 0.
@@ -142,9 +107,9 @@ def keys_and_gates(
     GATE is "logits": key are logits and gamma the lower bound; or "channel" | "head": log f is loaded.
     """
     if GATE == "logits":
-        opened, closed = open_and_closed(key)
+        opened, closed = open_and_closed(key, FAST_MATH)
         k = tl.where(here, (1.0 - gamma) * closed, 0.0)
-        g = tl.where(here, log2(gamma + (1.0 - gamma) * opened, FAST_LOG2), 0.0)
+        g = tl.where(here, log2(gamma + (1.0 - gamma) * opened, FAST_MATH), 0.0)
     else:
         k = key
         if GATE == "head":

@@ -49,7 +49,7 @@ def decode_kernel(
     if GATE != "logits":
         gate += head * (GATE_STRIDE // H)
     gamma = load_gamma(gate, head, k_index, K, GATE, ACC)
-    q_tile = scale * activate(load_tile(q + head * K, base, 0, H * K, k_index, k_here, ACC), ACTIVATION)
+    q_tile = scale * activate(load_tile(q + head * K, base, 0, H * K, k_index, k_here, ACC), ACTIVATION, False)
     key_tile = load_tile(key + head * K, base, 0, H * K, k_index, k_here, ACC)
     k, g = keys_and_gates(key_tile, gate, gamma, base, 0, k_index, k_here, GATE, GATE_STRIDE, False, ACC)
     v_tile = load_tile(v + head * V, base, 0, H * V, v_index, v_here, ACC)

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..launch import Launch, interpreted
-from .schedule import CHUNK, Schedule, candidates, choose, power_of_two
+from .schedule import Schedule, candidates, choose, power_of_two
 from .triton_backward import backward_kernel
 from .triton_decode import decode_kernel
 from .triton_forward import forward_kernel
@@ -69,11 +69,21 @@ class Call:
         return self._states(self.sequences)
 
     @property
-    def _widest(self) -> int:
-        """Values that the backward kernel takes at a time for dv: what registers allow."""
+    def _span(self) -> float:
+        """How far the gates of a chunk may go, in powers of two: half of it either way stays in fp32's range, and what
+        its rounding does to an exponent is an error of the product."""
+        return 200.0 if self.operand == torch.bfloat16 else 32.0
+
+    @property
+    def _tiles(self) -> tuple[int, int, int]:
+        """Channels of K and of V that the backward kernel takes at a time, and of V for dv: what registers allow."""
+        K, V = self.q.shape[3], self.v.shape[3]
         if self.operand != torch.bfloat16:
-            return 16
-        return 32 if self.direction == "both" else 64
+            return 16, 16, 16
+        wide = min(32 if self.direction == "both" else 128, power_of_two(V))
+        easy = self.direction != "both" and self.kind != "channel" and self.cu_seqlens is None
+        easy = easy and K % 32 == 0 and V % wide == 0
+        return 32 if easy else 16, min(32, power_of_two(V)), wide
 
     def slots(self, size: int) -> int:
         """Parts of `size` tokens that the sequences have together, at the most: see `first_slot`."""
@@ -108,9 +118,9 @@ class Call:
             "LAST_WAY": self.ways[1],
             "BK": schedule.block_k,
             "BV": schedule.block_v,
-            "C": CHUNK,
-            "PER_BLOCK": schedule.block // CHUNK,
-            "LEVELS": CHUNK.bit_length() - 1,
+            "C": schedule.chunk,
+            "BLOCK": schedule.block,
+            "SPAN": self._span,
             "SEGMENTED": schedule.segment is not None,
         }
         grid = (segments, self.q.shape[2], -(-self.v.shape[3] // schedule.block_v))
@@ -156,26 +166,30 @@ class Call:
         initial state."""
         block, block_gradients = self.schedule.block, torch.empty_like(block_states)
         states = self._states_launch(last_gradients, dy, block_gradients, first_gradients, block, adjoint=True)
-        K, V, tile = self.q.shape[3], self.v.shape[3], 16
+        H, K, V = self.q.shape[2], self.q.shape[3], self.v.shape[3]
+        block_k, block_v, wide = self._tiles
         tensors = {
             "dy": dy,
             "block_states": block_states,
             "block_gradients": block_gradients,
-            "k_end": -(-K // tile) * tile,
-            "v_end": -(-V // tile) * tile,
+            "k_end": -(-K // 16) * 16,
+            "v_end": -(-V // 16) * 16,
             **gradients,
         }
         constants = {
             "FIRST_WAY": self.ways[0],
             "LAST_WAY": self.ways[1],
-            "BK": tile,
-            "BV": tile,
-            "WIDE": min(self._widest, power_of_two(V)),
-            "BLOCKS": block // 16,
-            "LEVELS": (block // 16).bit_length() - 1,
+            "BK": block_k,
+            "BV": block_v,
+            "WIDE": wide,
+            "C": block,
+            "FACTORED": self.schedule.factored,
+            "SPAN": self._span,
+            "FLOOR": FLOOR,
         }
+        on_amd = {"BK": 16, "WIDE": min(wide, 64), "FACTORED": constants["FACTORED"] and self.direction != "both"}
         arguments, constants = self._arguments(self.v) | tensors, self._constants() | constants
-        return [states, Launch(backward_kernel, (self.blocks, self.q.shape[2]), arguments, constants, 8)]
+        return [states, Launch(backward_kernel, (self.blocks, H), arguments, constants, 8, on_amd=on_amd)]
 
     def _states_launch(
         self,
@@ -196,9 +210,16 @@ class Call:
             "part_size": size,
         }
         H, K, V = self.q.shape[2], self.q.shape[3], v.shape[3]
-        block_k = min(self.schedule.block_k, 32 if self.kind == "head" else 64)
-        block_v = min(self.schedule.block_v, 32 if V % 64 else 64)
-        constants = {"FIRST_WAY": self.ways[0], "BK": block_k, "BV": block_v, "C": CHUNK, "ADJOINT": adjoint}
+        exact = self.operand != torch.bfloat16
+        block_k = min(32 if exact or self.kind == "head" or K % 64 else 64, power_of_two(K))
+        block_v = min(32 if exact or V % 64 else 64, power_of_two(V))
+        constants = {
+            "FIRST_WAY": self.ways[0],
+            "BK": block_k,
+            "BV": block_v,
+            "C": self.schedule.chunk,
+            "ADJOINT": adjoint,
+        }
         grid = ((self.ways[1] - self.ways[0]) * self.sequences, H, -(-K // block_k) * -(-V // block_v))
         return Launch(states_kernel, grid, self._arguments(v) | tensors, self._constants() | constants, 4)
 
@@ -223,13 +244,15 @@ class Call:
             "ACTIVATION": self.activation,
             "OPERAND": _TRITON[self.operand],
             "ACC": _TRITON[self.precision],
-            "FAST_LOG2": self.operand == torch.bfloat16 and not interpreted(),
+            "FAST_MATH": self.operand == torch.bfloat16 and not interpreted(),
         }
 
     def _states(self, slots: int) -> tuple[int, ...]:
         H, K, V = self.q.shape[2], self.q.shape[3], self.v.shape[3]
         return (self.ways[1] - self.ways[0], slots, H, K, V)
 
+
+FLOOR = -12.0  # log2 of the smallest gate with which the gradients of logits may be taken in one piece
 
 _TRITON = {torch.bfloat16: tl.bfloat16, torch.float32: tl.float32, torch.float64: tl.float64}
 

@@ -23,7 +23,7 @@ from .triton_chunk import (
     sequence_bounds,
     state_at,
     store_state,
-    sum_rows,
+    sum_columns,
     two_parts,
     within,
 )
@@ -54,7 +54,7 @@ def states_kernel(
     ACTIVATION: tl.constexpr,
     FIRST_WAY: tl.constexpr,
     ADJOINT: tl.constexpr,
-    FAST_LOG2: tl.constexpr,
+    FAST_MATH: tl.constexpr,
     OPERAND: tl.constexpr,
     ACC: tl.constexpr,
 ):
@@ -66,41 +66,41 @@ def states_kernel(
     way = FIRST_WAY + axis
     from_the_end = (way == 1) != ADJOINT
     V_BLOCKS: tl.constexpr = (V + BV - 1) // BV
-    t, s = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
-    k_row = block // V_BLOCKS * BK + tl.arange(0, BK)[:, None]
-    k_column = block // V_BLOCKS * BK + tl.arange(0, BK)[None, :]
-    v_column = block % V_BLOCKS * BV + tl.arange(0, BV)[None, :]
+    t, s = tl.arange(0, C)[None, :], tl.arange(0, C)[:, None]
+    k_index = block // V_BLOCKS * BK + tl.arange(0, BK)[:, None]
+    v_across = block % V_BLOCKS * BV + tl.arange(0, BV)[None, :]
     row0, total = sequence_bounds(cu_seqlens, sequence, T)
     q, key, v = q + head * K, key + head * K, v + head * V
-    gamma = load_gamma(gate, head, k_column, K, GATE, ACC)
+    gamma = load_gamma(gate, head, k_index, K, GATE, ACC)
     GATE_STRIDE: tl.constexpr = H if GATE == "head" else H * K
     if GATE != "logits":
         gate += head * (GATE_STRIDE // H)
 
     parts = tl.maximum(tl.cdiv(total, part_size), 1)
     first = first_slot(cu_seqlens, sequence, T, part_size)
-    state = load_first_state(outer_states, axis, sequences, sequence, head, k_row, v_column, H, K, V, BK, BV, ACC)
+    state = load_first_state(outer_states, axis, sequences, sequence, head, k_index, v_across, H, K, V, BK, BV, ACC)
     for n in range(parts):
         part = tl.where(from_the_end, parts - 1 - n, n)
         length = tl.minimum(total - part * part_size, part_size)
         here = state_at(part_states, axis, part_slots, first + part, head, H, K, V)
-        store_state(here, state, k_row, v_column, K, V, BK, BV)
+        store_state(here, state, k_index, v_across, K, V, BK, BV)
         chunks = tl.cdiv(length, C)
         for m in range(chunks):
             chunk = tl.where(from_the_end, chunks - 1 - m, m)
             base = row0 + part * part_size + chunk * C
             row, inside = chunk_rows(length, chunk, t, way, C)
-            k_here = within(inside, k_column, K, BK)
-            key_tile = load_tile(key, base, row, H * K, k_column, k_here, ACC)
-            k, g = keys_and_gates(key_tile, gate, gamma, base, row, k_column, k_here, GATE, GATE_STRIDE, FAST_LOG2, ACC)
+            k_here = within(inside, k_index, K, BK)
+            key_tile = load_tile(key, base, row, H * K, k_index, k_here, ACC)
+            k, g = keys_and_gates(key_tile, gate, gamma, base, row, k_index, k_here, GATE, GATE_STRIDE, FAST_MATH, ACC)
             high, low = two_parts(g, OPERAND)
             if ADJOINT:
-                tile = scale * activate(load_tile(q, base, row, H * K, k_column, k_here, ACC), ACTIVATION)
-                tile *= tl.exp2(sum_rows(t >= s, high, low, ACC))
+                q_tile = load_tile(q, base, row, H * K, k_index, k_here, ACC)
+                tile = scale * activate(q_tile, ACTIVATION, FAST_MATH) * tl.exp2(sum_columns(s <= t, high, low, ACC))
             else:
-                tile = k * tl.exp2(sum_rows(t < s, high, low, ACC))
-            v_tile = load_tile(v, base, row, H * V, v_column, within(inside, v_column, V, BV), ACC)
-            state = tl.exp2(tl.sum(g, 0))[:, None] * state + matmul(tl.trans(tile), v_tile, OPERAND, ACC)
+                tile = k * tl.exp2(sum_columns(s > t, high, low, ACC))
+            row, inside = chunk_rows(length, chunk, s, way, C)
+            v_tile = load_tile(v, base, row, H * V, v_across, within(inside, v_across, V, BV), ACC)
+            state = tl.exp2(tl.sum(g, 1))[:, None] * state + matmul(tile, v_tile, OPERAND, ACC)
     if last_states is not None:
         last = state_at(last_states, axis, sequences, sequence, head, H, K, V)
-        store_state(last, state, k_row, v_column, K, V, BK, BV)
+        store_state(last, state, k_index, v_across, K, V, BK, BV)

@@ -1,0 +1,300 @@
+"""The gradients of a block of tokens whose gates are too small for `triton_backward`, or in fp32: the decay tree.
+
+Every sum of g = log2 f starts at a reference point between the two tokens it relates, so that no exponent is positive
+and no two large sums are subtracted:
+
+    level m = 32, 16, ..., 2, 1 splits every block of 2m rows in an even and an odd half; c is where the odd one starts
+    w_m(t) = f_c ... f_t in an odd half, f_{t+1} ... f_{c-1} in an even one: log2 w_m = R_m g, R_m of zeros and ones
+    A_ij   = q_i w_m(i) . w_m(j) k_j, i in the odd and j in the even half of one block: each i > j at one level
+
+A level is one tile X (rows of q w in odd halves, of k w in even ones), all its A are entries of X X^T, and
+
+    dX = sym(dA) X      dq, dk: w dX in odd, even halves      E = X dX:   d log f += R_m^T E
+    dq_i  = pre_i (S dy_i) + ...          pre_i = f_1 ... f_i          E = q dq over the rows i >= t
+    dk_j  = suf_j (dS v_j) + ...          suf_j = f_{j+1} ... f_C      E = k dk over the rows j < t, and total (S . dS)
+    dv_j  = dS^T (suf_j k_j) + sum_{i>=j} A_ij dy_i
+
+All that is added to d log f_t has the factor f_t: nothing cancels, and `df_t = (d log f_t) / f_t` keeps its precision
+for the smallest gates. The levels below 16 stay within sub-blocks of 16 rows, tiles [4,16,K], and those above need sums
+over whole sub-blocks besides, so that no product of matrices is larger than its part of A.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .triton_chunk import (
+    activate,
+    activation_gradient,
+    chunk_rows,
+    keys_and_gates,
+    load_gamma,
+    load_state,
+    load_tile,
+    matmul,
+    open_and_closed,
+    state_at,
+    store_tile,
+    two_parts,
+    within,
+)
+
+
+@triton.jit
+def sum_rows(chosen, high, low, ACC: tl.constexpr):
+    """`chosen @ (high + low)`: `sum_columns` of tiles with time down, `chosen` [...,C,C]."""
+    total = matmul(chosen, high, high.dtype, ACC)
+    if high.dtype == tl.bfloat16:
+        total = tl.dot(chosen.to(high.dtype), low, total, out_dtype=ACC)
+    return total
+
+
+@triton.jit
+def odd_half(i, m: tl.constexpr):
+    return (i // m) % 2 == 1
+
+
+@triton.jit
+def reach(i, j, m: tl.constexpr):
+    """R_m: the gates j between row i and the middle of its block."""
+    same_half = (i // m) == (j // m)
+    return same_half & ((odd_half(i, m) & (j <= i)) | ((i // m) % 2 == 0) & (j > i))
+
+
+@triton.jit
+def pairs(i, j, m: tl.constexpr):
+    """The rows i and columns j whose A_ij is level m's."""
+    return ((i // (2 * m)) == (j // (2 * m))) & odd_half(i, m) & ((j // m) % 2 == 0)
+
+
+@triton.jit
+def level_weights(i, j, g, high, low, m: tl.constexpr, ACC: tl.constexpr):
+    """w_m, [C,K]."""
+    if m == 1:
+        return tl.exp2(tl.where(odd_half(i, 1), g, 0.0))
+    else:
+        return tl.exp2(sum_rows(reach(i, j, m), high, low, ACC))
+
+
+@triton.jit
+def other_blocks(b, c, m: tl.constexpr):
+    """The sub-blocks c that lie between b and the middle of b's 2m sub-blocks, whole."""
+    return ((b // m) == (c // m)) & ((odd_half(b, m) & (c < b)) | (((b // m) % 2 == 0) & (c > b)))
+
+
+@triton.jit
+def sum_blocks(chosen, x):
+    """[B,1,K]: for every sub-block, the sum over the sub-blocks that `chosen` [B,B] names of their rows x [B,16,K]."""
+    return tl.sum(tl.where(chosen[:, :, None], tl.sum(x, 1)[None, :, :], 0.0), 1)[:, None, :]
+
+
+@triton.jit
+def flat(x):
+    return tl.reshape(x, (x.shape[0] * x.shape[1], x.shape[2]))
+
+
+@triton.jit
+def span(rows, blocks, g, high, low, ACC: tl.constexpr):
+    """Products of gates [B,16,K]: over the rows that `rows` [B,16,16] names in a sub-block, and over whole `blocks`."""
+    return tl.exp2(sum_rows(rows, high, low, ACC) + sum_blocks(blocks, g))
+
+
+@triton.jit
+def spread(rows, blocks, e, OPERAND: tl.constexpr, ACC: tl.constexpr):
+    """The adjoint of `span` for the logarithms of the gates, `rows` and `blocks` transposed."""
+    return matmul(rows, e, OPERAND, ACC) + sum_blocks(blocks, e)
+
+
+@triton.jit
+def tree_backward(
+    q,
+    key,
+    v,
+    gate,
+    dy,
+    dq,
+    dkey,
+    dv,
+    dgate,
+    block_states,
+    block_gradients,
+    slot,
+    slots,
+    head,
+    base,
+    length,
+    k_end,
+    v_end,
+    scale,
+    H: tl.constexpr,
+    K: tl.constexpr,
+    V: tl.constexpr,
+    WIDE: tl.constexpr,
+    C: tl.constexpr,
+    GATE: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    FIRST_WAY: tl.constexpr,
+    LAST_WAY: tl.constexpr,
+    FAST_MATH: tl.constexpr,
+    OPERAND: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """A block's gradients, `length` <= C tokens from row `base` on; the tensors' pointers are at the head."""
+    BK: tl.constexpr = 16
+    BV: tl.constexpr = 16
+    BLOCKS: tl.constexpr = C // 16
+    LEVELS: tl.constexpr = (BLOCKS > 1) + (BLOCKS > 2)
+    GATE_STRIDE: tl.constexpr = H if GATE == "head" else H * K
+    SEVERAL: tl.constexpr = LAST_WAY - FIRST_WAY > 1
+    t, s = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
+    b, c = tl.arange(0, BLOCKS)[:, None], tl.arange(0, BLOCKS)[None, :]
+    in_block = tl.arange(0, BLOCKS)[:, None, None]
+    i, j = 0 * in_block + tl.arange(0, 16)[None, :, None], 0 * in_block + tl.arange(0, 16)[None, None, :]
+    k_column, v_column = tl.arange(0, BK), tl.arange(0, BV)[None, :]
+    for way in range(FIRST_WAY, LAST_WAY):
+        state = state_at(block_states, way - FIRST_WAY, slots, slot, head, H, K, V)
+        dstate = state_at(block_gradients, way - FIRST_WAY, slots, slot, head, H, K, V)
+        row, inside = chunk_rows(length, 0, t, way, C)
+        row16, inside16 = chunk_rows(length, 0, 16 * in_block + tl.arange(0, 16)[None, :, None], way, C)
+
+        a, a16 = tl.zeros((C, C), ACC), tl.zeros((BLOCKS, 16, 16), ACC)
+        dgate_head = tl.zeros((BLOCKS, 16, 1), ACC)
+        # In two parts, the second of which adds to what the first stored: together they need too many registers.
+        for part in tl.static_range(2):
+            if SEVERAL or part == 1:
+                tl.debug_barrier()
+            da = tl.zeros((BLOCKS, 16, 16), ACC) if part == 0 else tl.zeros((C, C), ACC)
+            for v0 in range(0, v_end, BV):
+                v_here = within(inside, v0 + v_column, V, BV)
+                dy_tile = load_tile(dy, base, row, H * V, v0 + v_column, v_here, ACC)
+                v_tile = load_tile(v, base, row, H * V, v0 + v_column, v_here, ACC)
+                if part == 0:
+                    dy_tile, v_tile = tl.reshape(dy_tile, (BLOCKS, 16, BV)), tl.reshape(v_tile, (BLOCKS, 16, BV))
+                    da += matmul(dy_tile, tl.permute(v_tile, (0, 2, 1)), OPERAND, ACC)
+                else:
+                    da += matmul(dy_tile, tl.trans(v_tile), OPERAND, ACC)
+            if part == 0:
+                diagonal = tl.sum(tl.where(i == j, da, 0.0), 2)[:, :, None]
+                da = tl.where(i > j, da, tl.permute(da, (0, 2, 1))).to(OPERAND)
+            else:
+                da = tl.where(t > s, da, tl.trans(da)).to(OPERAND)
+            for k0 in range(0, k_end, BK):
+                column = k0 + k_column[None, None, :]
+                here = within(inside16, column, K, BK)
+                gamma = load_gamma(gate, head, column, K, GATE, ACC)
+                key_tile = load_tile(key, base, row16, H * K, column, here, ACC)
+                q_tile = scale * activate(load_tile(q, base, row16, H * K, column, here, ACC), ACTIVATION, FAST_MATH)
+                k, g = keys_and_gates(
+                    key_tile, gate, gamma, base, row16, column, here, GATE, GATE_STRIDE, FAST_MATH, ACC
+                )
+                high, low = two_parts(g, OPERAND)
+
+                if part == 0:
+                    # Through the states on both sides.
+                    dq_flat, dk_flat, between = tl.zeros((C, BK), ACC), tl.zeros((C, BK), ACC), tl.zeros((BK, BV), ACC)
+                    for v0 in range(0, v_end, BV):
+                        v_here = within(inside, v0 + v_column, V, BV)
+                        s_tile = load_state(state, k0 + k_column[:, None], v0 + v_column, K, V, BK, BV, ACC)
+                        ds_tile = load_state(dstate, k0 + k_column[:, None], v0 + v_column, K, V, BK, BV, ACC)
+                        between += s_tile * ds_tile
+                        dy_tile = load_tile(dy, base, row, H * V, v0 + v_column, v_here, ACC)
+                        dq_flat += matmul(dy_tile, tl.trans(s_tile), OPERAND, ACC)
+                        v_tile = load_tile(v, base, row, H * V, v0 + v_column, v_here, ACC)
+                        dk_flat += matmul(v_tile, tl.trans(ds_tile), OPERAND, ACC)
+                    dlog_f = (tl.exp2(tl.sum(tl.sum(g, 1), 0)) * tl.sum(between, 1))[None, None, :]
+                    dq_tile = span(j <= i, c < b, g, high, low, ACC) * tl.reshape(dq_flat, (BLOCKS, 16, BK))
+                    dlog_f += spread(i <= j, b < c, q_tile * dq_tile, OPERAND, ACC)
+                    dk_tile = span(j > i, c > b, g, high, low, ACC) * tl.reshape(dk_flat, (BLOCKS, 16, BK))
+                    dlog_f += spread(i > j, b > c, k * dk_tile, OPERAND, ACC)
+
+                    # Within sub-blocks.
+                    dq_tile += diagonal * k
+                    dk_tile += diagonal * q_tile
+                    a16 += tl.where(i == j, tl.sum(q_tile * k, 2)[:, :, None], 0.0)
+                    for level in tl.static_range(4):
+                        odd = odd_half(i, 2**level)
+                        w = level_weights(i, j, g, high, low, 2**level, ACC)
+                        x = tl.where(odd, q_tile, k) * w
+                        a16 += tl.where(pairs(i, j, 2**level), matmul(x, tl.permute(x, (0, 2, 1)), OPERAND, ACC), 0.0)
+                        both_ways = pairs(i, j, 2**level) | pairs(j, i, 2**level)
+                        dx = matmul(tl.where(both_ways, da, 0.0), x, OPERAND, ACC)
+                        dlog_f += matmul(reach(j, i, 2**level), x * dx, OPERAND, ACC)
+                        dq_tile += tl.where(odd, w * dx, 0.0)
+                        dk_tile += tl.where(odd, 0.0, w * dx)
+
+                else:
+                    # Between tokens of different sub-blocks.
+                    dq_tile, dk_tile = tl.zeros((BLOCKS, 16, BK), ACC), tl.zeros((BLOCKS, 16, BK), ACC)
+                    dlog_f = tl.zeros((BLOCKS, 16, BK), ACC)
+                    for level in tl.static_range(LEVELS):
+                        odd = odd_half(in_block, 2**level)
+                        within_half = sum_rows((j <= i) == odd, high, low, ACC)
+                        if level > 0:
+                            within_half += sum_blocks(other_blocks(b, c, 2**level), g)
+                        w = tl.exp2(within_half)
+                        x = tl.where(odd, q_tile, k) * w
+                        x_flat = flat(x).to(OPERAND)
+                        a += tl.where(pairs(t, s, 16 * 2**level), matmul(x_flat, tl.trans(x_flat), OPERAND, ACC), 0.0)
+                        both_ways = pairs(t, s, 16 * 2**level) | pairs(s, t, 16 * 2**level)
+                        dx = tl.reshape(matmul(tl.where(both_ways, da, 0.0), x_flat, OPERAND, ACC), (BLOCKS, 16, BK))
+                        dlog_f += matmul((i <= j) == odd, x * dx, OPERAND, ACC)
+                        if level > 0:
+                            dlog_f += sum_blocks(other_blocks(c, b, 2**level), x * dx)
+                        dq_tile += tl.where(odd, w * dx, 0.0)
+                        dk_tile += tl.where(odd, 0.0, w * dx)
+
+                # Loaded again: what is computed from it would otherwise be kept in registers for all of the above.
+                q_tile = load_tile(q, base, row16, H * K, column, here, ACC)
+                dq_tile = activation_gradient(q_tile, scale * dq_tile, ACTIVATION, FAST_MATH)
+                if GATE == "logits":
+                    opened, closed = open_and_closed(load_tile(key, base, row16, H * K, column, here, ACC), FAST_MATH)
+                    through = tl.where(here, (dlog_f * tl.exp2(-g) - dk_tile) * closed, 0.0)
+                    dk_tile = through * opened * (1.0 - gamma)
+                    dgamma, known = tl.sum(tl.sum(through, 1), 0), k0 + k_column < K
+                    if SEVERAL or part == 1:
+                        dgamma += tl.load(
+                            dgate + k0 + k_column, mask=known & (0 * k_column + way + part > 0), other=0.0
+                        )
+                    tl.store(dgate + k0 + k_column, dgamma, mask=known)
+                elif GATE == "channel":
+                    if SEVERAL or part == 1:
+                        dlog_f += load_tile(
+                            dgate, base, row16, GATE_STRIDE, column, here & (0 * row16 + way + part > 0), ACC
+                        )
+                    store_tile(dgate, dlog_f, base, row16, GATE_STRIDE, column, here)
+                else:
+                    dgate_head += tl.sum(tl.where(here, dlog_f, 0.0), 2)[:, :, None]
+                if SEVERAL or part == 1:
+                    dq_tile += load_tile(dq, base, row16, H * K, column, here & (0 * row16 + way + part > 0), ACC)
+                    dk_tile += load_tile(dkey, base, row16, H * K, column, here & (0 * row16 + way + part > 0), ACC)
+                store_tile(dq, dq_tile, base, row16, H * K, column, here)
+                store_tile(dkey, dk_tile, base, row16, H * K, column, here)
+        if GATE == "head":
+            if SEVERAL:
+                dgate_head += load_tile(dgate, base, row16, H, 0 * in_block, inside16 & (0 * row16 + way > 0), ACC)
+            store_tile(dgate, dgate_head, base, row16, H, 0 * in_block, inside16)
+
+        # Wide tiles of V: for each of them all gates are formed again.
+        wide_column = tl.arange(0, WIDE)[None, :]
+        for v0 in range(0, v_end, WIDE):
+            here = within(inside, v0 + wide_column, V, WIDE)
+            dy_tile = load_tile(dy, base, row, H * V, v0 + wide_column, here, ACC)
+            dv_tile = matmul(tl.trans(a), dy_tile, OPERAND, ACC)
+            dy_tile = tl.reshape(dy_tile, (BLOCKS, 16, WIDE))
+            dv_tile += flat(matmul(tl.permute(a16, (0, 2, 1)), dy_tile, OPERAND, ACC))
+            for k0 in range(0, k_end, BK):
+                column = k0 + k_column[None, None, :]
+                k_here = within(inside16, column, K, BK)
+                gamma = load_gamma(gate, head, column, K, GATE, ACC)
+                key_tile = load_tile(key, base, row16, H * K, column, k_here, ACC)
+                k, g = keys_and_gates(
+                    key_tile, gate, gamma, base, row16, column, k_here, GATE, GATE_STRIDE, FAST_MATH, ACC
+                )
+                high, low = two_parts(g, OPERAND)
+                suf = span(j > i, c > b, g, high, low, ACC)
+                ds_tile = load_state(dstate, k0 + k_column[:, None], v0 + wide_column, K, V, BK, WIDE, ACC)
+                dv_tile += matmul(flat(k * suf), ds_tile, OPERAND, ACC)
+            if SEVERAL:
+                dv_tile += load_tile(dv, base, row, H * V, v0 + wide_column, here & (0 * row + way > 0), ACC)
+            store_tile(dv, dv_tile, base, row, H * V, v0 + wide_column, here)
