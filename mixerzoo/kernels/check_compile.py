@@ -56,7 +56,7 @@ def compile_launch(launch: Launch, target: str) -> Compiled:
     """
     require_compiler()
     _pretend(target)
-    launch = launch.for_amd() if target.startswith("gfx") else launch
+    launch = launch.on(target)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="TRITON_DEFAULT_FP_FUSION")  # Triton's default is what is judged
         compiled = launch.kernel.warmup(

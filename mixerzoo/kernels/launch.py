@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from torch import Tensor
 @dataclass(frozen=True)
 class Launch:
     """One launch of one kernel. `arguments` are what differs from call to call, `constants` what it is compiled for,
-    `on_amd` those of them that differ there."""
+    `on_amd` and `on_ampere` (NVIDIA before sm_90) those of them that differ there."""
 
     kernel: Any
     grid: tuple[int, ...]
@@ -23,19 +24,28 @@ class Launch:
     num_warps: int = 4
     num_stages: int = 1
     on_amd: dict[str, Any] = field(default_factory=dict)
+    on_ampere: dict[str, Any] = field(default_factory=dict)
 
-    def for_amd(self) -> Launch:
-        """Wavefronts of 64 lanes instead of warps of 32, and no instruction of NVIDIA's."""
+    def on(self, target: str) -> Launch:
+        """As it runs on sm_80, sm_90, ..., or gfx942: AMD has wavefronts of 64 lanes instead of warps of 32, and no
+        instruction of NVIDIA's."""
+        if target.startswith("sm_"):
+            return replace(self, constants=self.constants | self.on_ampere) if int(target[3:]) < 90 else self
         constants = self.constants | self.on_amd | ({"FAST_MATH": False} if "FAST_MATH" in self.constants else {})
         return replace(self, constants=constants, num_warps=max(1, self.num_warps // 2))
 
     def run(self) -> None:
         """On the tensors' GPU, whichever is the current one."""
-        launch = self.for_amd() if torch.version.hip else self
-        options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
         tensor = next(x for x in self.arguments.values() if isinstance(x, Tensor))
+        launch = self.on(_target(tensor.device)) if tensor.is_cuda else self
+        options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
         with torch.cuda.device_of(tensor):
             self.kernel[self.grid](**launch.arguments, **launch.constants, **options)
+
+
+@functools.cache
+def _target(device: torch.device) -> str:
+    return "gfx" if torch.version.hip else "sm_{}{}".format(*torch.cuda.get_device_capability(device))
 
 
 def interpreted() -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 SHORT = 256  # up to here one launch is worth more than parallelism: 196 tokens of an image, a prompt
-BUSY = 96  # programs from which a GPU of 108 to 144 multiprocessors has enough to do
+BUSY = 768  # warps from which a GPU of 108 to 144 multiprocessors has enough to do: 96 programs of eight
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,18 @@ def choose(
 ) -> Schedule:
     """The default, without tuning.
 
-    | T       | sequences x H x blocks of V | direction       | segment |
-    | ------- | --------------------------- | --------------- | ------- |
-    | <= 256  | any                         | any             | all     |
-    | > 256   | >= 96, not packed           | causal, reverse | all     |
-    | > 256   | any other                   | any             | 256     |
+    | T       | warps              | direction       | segment |
+    | ------- | ------------------ | --------------- | ------- |
+    | <= 256  | any                | any             | all     |
+    | > 256   | >= 768, not packed | causal, reverse | all     |
+    | > 256   | any other          | any             | 256     |
 
-    Documents differ in length, and both directions read a segment twice, the second time from cache if it is short.
+    Warps: one for every 16 of V (fp32: eight for a block of V), for each sequence and head. Documents differ in length,
+    and both directions read a segment twice, the second time from cache if it is short.
     """
     first = _schedule(None, _largest(operand), K, V, operand)
-    programs = sequences * H * -(-V // first.block_v)
-    whole = T <= SHORT or (programs >= BUSY and direction != "both" and not packed)
+    warps = sequences * H * -(-V // first.block_v) * first.warps
+    whole = T <= SHORT or (warps >= BUSY and direction != "both" and not packed)
     return first if whole else _schedule(SHORT, _largest(operand), K, V, operand)
 
 

@@ -36,6 +36,9 @@ from .triton_chunk import (
     within,
 )
 
+# A round takes a 32nd of what is left, at the least, so that these suffice for any length.
+ROUNDS = tl.constexpr(1024)
+
 
 @triton.jit
 def forward_kernel(
@@ -106,49 +109,56 @@ def forward_kernel(
                 )
                 owed = tl.zeros((BK,), ACC)  # S = 2^owed state
                 done = length * 0
-                while done < length:
-                    # The next token: of `first` are as many in its block as are walked from it on.
-                    first = done + way * (length - 1 - 2 * done)
-                    in_block = first % BLOCK
-                    if block_states is not None:  # noqa: SIM102, before anything else is loaded, while registers are free
-                        if (done == 0) | (in_block == way * (BLOCK - 1)):
-                            entered = state_at(block_states, axis, block_slots, block0 + first // BLOCK, head, H, K, V)
-                            store_state(entered, state * tl.exp2(owed)[None, :], k_across, v_index, K, V, BK, BV)
-                    size = tl.minimum(length - done, BLOCK * (1 - way) + (2 * way - 1) * in_block + way)
-                    size = tl.minimum(size, C)
-                    base, row, inside = row0 + begin + first, t * (1 - 2 * way), t < size
-                    here = within(inside, k_index, K, BK)
-                    q_tile = load_tile(q, base, row, H * K, k_index, here, ACC)
-                    q_tile = scale * activate(q_tile, ACTIVATION, FAST_MATH)
-                    key_tile = load_tile(key, base, row, H * K, k_index, here, ACC)
-                    v_here = within(inside, v_index, V, BV)
-                    v_tile = load_tile(v, base, row, H * V, v_index, v_here, ACC).to(OPERAND)
-                    k, g = keys_and_gates(
-                        key_tile, gate, gamma, base, row, k_index, here, GATE, GATE_STRIDE, FAST_MATH, ACC
-                    )
-                    high, low = two_parts(g, OPERAND)
-                    c = sum_columns(s <= t, high, low, ACC)
-                    end = tl.sum(tl.where(t == C - 1, c, 0.0), 1)
-                    if tl.min(end, 0) < -SPAN:
-                        fits = (tl.min(c, 0) >= -SPAN).to(tl.int32)
-                        size = tl.minimum(size, tl.maximum(tl.sum(fits, 0), 1))
-                        end = tl.sum(tl.where(t == size - 1, c, 0.0), 1)
+                # `while done < length`, for Triton 3.3: once, and as often again as chunks ending early make it.
+                for again in range(2):
+                    for _ in range(tl.where(again == 0, 1, tl.where(done < length, ROUNDS, 0))):
+                        for _ in range(tl.cdiv(length - done, C)):
+                            # The next token: of `first` are as many in its block as are walked from it on.
+                            first = done + way * (length - 1 - 2 * done)
+                            in_block = first % BLOCK
+                            if block_states is not None:  # noqa: SIM102, while registers are free
+                                if (done == 0) | (in_block == way * (BLOCK - 1)):
+                                    entered = state_at(
+                                        block_states, axis, block_slots, block0 + first // BLOCK, head, H, K, V
+                                    )
+                                    store_state(
+                                        entered, state * tl.exp2(owed)[None, :], k_across, v_index, K, V, BK, BV
+                                    )
+                            size = tl.minimum(length - done, BLOCK * (1 - way) + (2 * way - 1) * in_block + way)
+                            size = tl.minimum(size, C)
+                            base, row, inside = row0 + begin + first, t * (1 - 2 * way), t < size
+                            here = within(inside, k_index, K, BK)
+                            q_tile = load_tile(q, base, row, H * K, k_index, here, ACC)
+                            q_tile = scale * activate(q_tile, ACTIVATION, FAST_MATH)
+                            key_tile = load_tile(key, base, row, H * K, k_index, here, ACC)
+                            v_here = within(inside, v_index, V, BV)
+                            v_tile = load_tile(v, base, row, H * V, v_index, v_here, ACC).to(OPERAND)
+                            k, g = keys_and_gates(
+                                key_tile, gate, gamma, base, row, k_index, here, GATE, GATE_STRIDE, FAST_MATH, ACC
+                            )
+                            high, low = two_parts(g, OPERAND)
+                            c = sum_columns(s <= t, high, low, ACC)
+                            end = tl.sum(tl.where(t == C - 1, c, 0.0), 1)
+                            if tl.min(end, 0) < -SPAN:
+                                fits = (tl.min(c, 0) >= -SPAN).to(tl.int32)
+                                size = tl.minimum(size, tl.maximum(tl.sum(fits, 0), 1))
+                                end = tl.sum(tl.where(t == size - 1, c, 0.0), 1)
 
-                    half = 0.5 * end
-                    q_tile = (q_tile * tl.exp2(c - half[:, None])).to(OPERAND)
-                    k = tl.where(t < size, k * tl.exp2(half[:, None] - c), 0.0).to(OPERAND)
-                    state *= tl.exp2(owed + half)[None, :]
-                    owed = half
-                    y_tile = matmul(state, q_tile, OPERAND, ACC)
-                    a = tl.where(s <= t, matmul(tl.trans(k), q_tile, OPERAND, ACC), 0.0)
-                    y_tile += matmul(v_tile, a, OPERAND, ACC)
-                    v_here = within(t < size, v_index, V, BV)
-                    if SEVERAL:
-                        again = v_here & (0 * row + axis + k0 > 0)
-                        y_tile += load_tile(y, base, row, H * V, v_index, again, ACC)
-                    store_tile(y, y_tile, base, row, H * V, v_index, v_here)
-                    state += matmul(v_tile, tl.trans(k), OPERAND, ACC)
-                    done += size
+                            half = 0.5 * end
+                            q_tile = (q_tile * tl.exp2(c - half[:, None])).to(OPERAND)
+                            k = tl.where(t < size, k * tl.exp2(half[:, None] - c), 0.0).to(OPERAND)
+                            state *= tl.exp2(owed + half)[None, :]
+                            owed = half
+                            y_tile = matmul(state, q_tile, OPERAND, ACC)
+                            a = tl.where(s <= t, matmul(tl.trans(k), q_tile, OPERAND, ACC), 0.0)
+                            y_tile += matmul(v_tile, a, OPERAND, ACC)
+                            v_here = within(t < size, v_index, V, BV)
+                            if SEVERAL:
+                                stored = v_here & (0 * row + axis + k0 > 0)
+                                y_tile += load_tile(y, base, row, H * V, v_index, stored, ACC)
+                            store_tile(y, y_tile, base, row, H * V, v_index, v_here)
+                            state += matmul(v_tile, tl.trans(k), OPERAND, ACC)
+                            done += size
                 if (way == 1) & (segment == 0) | (way == 0) & (begin + length == total):
                     last = state_at(final_states, axis, sequences, sequence, head, H, K, V)
                     store_state(last, state * tl.exp2(owed)[None, :], k_across, v_index, K, V, BK, BV)

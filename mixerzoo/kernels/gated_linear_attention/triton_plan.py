@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -125,7 +126,9 @@ class Call:
         }
         grid = (segments, self.q.shape[2], -(-self.v.shape[3] // schedule.block_v))
         arguments, constants = self._arguments(self.v) | tensors, self._constants() | constants
-        return [*launches, Launch(forward_kernel, grid, arguments, constants, schedule.warps)]
+        short = {"C": 16} if self.direction == "both" and schedule.block_v == 128 else {}
+        launch = Launch(forward_kernel, grid, arguments, constants, schedule.warps, on_amd=short, on_ampere=short)
+        return [*launches, launch]
 
     def decode(self, y: Tensor, final_states: Tensor, initial_state: Tensor | None) -> list[Launch]:
         """`forward` for T = 1 in one direction, without packing."""
@@ -183,7 +186,7 @@ class Call:
             "BV": block_v,
             "WIDE": wide,
             "C": block,
-            "FACTORED": self.schedule.factored,
+            "FACTORED": self.schedule.factored and TRITON >= (3, 4),
             "SPAN": self._span,
             "FLOOR": FLOOR,
         }
@@ -211,13 +214,14 @@ class Call:
         }
         H, K, V = self.q.shape[2], self.q.shape[3], v.shape[3]
         exact = self.operand != torch.bfloat16
+        chunk = self.schedule.block if self.q.dtype == self.key.dtype == torch.bfloat16 else self.schedule.chunk
         block_k = min(32 if exact or self.kind == "head" or K % 64 else 64, power_of_two(K))
         block_v = min(32 if exact or V % 64 else 64, power_of_two(V))
         constants = {
             "FIRST_WAY": self.ways[0],
             "BK": block_k,
             "BV": block_v,
-            "C": self.schedule.chunk,
+            "C": chunk,
             "ADJOINT": adjoint,
         }
         grid = ((self.ways[1] - self.ways[0]) * self.sequences, H, -(-K // block_k) * -(-V // block_v))
@@ -252,6 +256,7 @@ class Call:
         return (self.ways[1] - self.ways[0], slots, H, K, V)
 
 
+TRITON = tuple(int(number) for number in triton.__version__.split(".")[:2])  # 3.3 can't lay out a block for sm_90
 FLOOR = -12.0  # log2 of the smallest gate with which the gradients of logits may be taken in one piece
 
 _TRITON = {torch.bfloat16: tl.bfloat16, torch.float32: tl.float32, torch.float64: tl.float64}
