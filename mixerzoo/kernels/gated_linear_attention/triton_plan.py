@@ -126,7 +126,8 @@ class Call:
         }
         grid = (segments, self.q.shape[2], -(-self.v.shape[3] // schedule.block_v))
         arguments, constants = self._arguments(self.v) | tensors, self._constants() | constants
-        short = {"C": 16} if self.direction == "both" and schedule.block_v == 128 else {}
+        several = self.direction == "both" or self.q.shape[3] > schedule.block_k
+        short = {"C": 16} if several and schedule.block_v == 128 else {}
         launch = Launch(forward_kernel, grid, arguments, constants, schedule.warps, on_amd=short, on_ampere=short)
         return [*launches, launch]
 
@@ -225,7 +226,8 @@ class Call:
             "ADJOINT": adjoint,
         }
         grid = ((self.ways[1] - self.ways[0]) * self.sequences, H, -(-K // block_k) * -(-V // block_v))
-        return Launch(states_kernel, grid, self._arguments(v) | tensors, self._constants() | constants, 4)
+        arguments, constants = self._arguments(v) | tensors, self._constants() | constants
+        return Launch(states_kernel, grid, arguments, constants, 4, on_ampere={"C": self.schedule.chunk})
 
     def _arguments(self, v: Tensor) -> dict[str, Any]:
         return {
