@@ -10,8 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import triton
 
 SHORT = 256  # up to here one launch is worth more than parallelism: 196 tokens of an image, a prompt
+TRITON_3_3 = triton.__version__.startswith("3.3")  # doesn't compile all of what fits best for sm_90
 BUSY = 768  # warps from which a GPU of 108 to 144 multiprocessors has enough to do: 96 programs of eight
 
 
@@ -63,12 +65,12 @@ def _schedule(segment: int | None, largest: int, K: int, V: int, operand: torch.
     block_k, block_v = block_sizes(K, V, largest)
     warps = block_v // 16 if operand == torch.bfloat16 else 8  # the matrix unit's tiles are 16 high
     if operand == torch.bfloat16:
-        return Schedule(segment, 64, 32, block_k, block_v, warps, factored=True)
+        return Schedule(segment, 64, 32, block_k, block_v, warps, factored=not TRITON_3_3)
     return Schedule(segment, 16 if operand == torch.float32 else 64, 16, block_k, block_v, warps, factored=False)
 
 
 def _largest(operand: torch.dtype) -> int:
-    return 128 if operand == torch.bfloat16 else 64
+    return 128 if operand == torch.bfloat16 and not TRITON_3_3 else 64
 
 
 def block_sizes(K: int, V: int, largest: int) -> tuple[int, int]:

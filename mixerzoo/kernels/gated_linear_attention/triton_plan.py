@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -187,7 +186,7 @@ class Call:
             "BV": block_v,
             "WIDE": wide,
             "C": block,
-            "FACTORED": self.schedule.factored and TRITON >= (3, 4),
+            "FACTORED": self.schedule.factored,
             "SPAN": self._span,
             "FLOOR": FLOOR,
         }
@@ -258,7 +257,6 @@ class Call:
         return (self.ways[1] - self.ways[0], slots, H, K, V)
 
 
-TRITON = tuple(int(number) for number in triton.__version__.split(".")[:2])  # 3.3 can't lay out a block for sm_90
 FLOOR = -12.0  # log2 of the smallest gate with which the gradients of logits may be taken in one piece
 
 _TRITON = {torch.bfloat16: tl.bfloat16, torch.float32: tl.float32, torch.float64: tl.float64}
