@@ -34,8 +34,8 @@ from .triton_chunk import (
     load_gamma,
     load_state,
     load_tile,
+    logits_gradient,
     matmul,
-    open_and_closed,
     sequence_bounds,
     state_at,
     store_tile,
@@ -163,10 +163,8 @@ def backward_kernel(
                     _, g = keys_and_gates(
                         key_tile, gate, gamma, base, row, k_index, here, GATE, GATE_STRIDE, FAST_MATH, ACC
                     )
-                    opened, closed = open_and_closed(key_tile, FAST_MATH)
-                    through_gate = tl.where(here, (dlog_f * tl.exp2(-g) - dk_tile) * closed, 0.0)
-                    dk_tile = through_gate * opened * (1.0 - gamma)
-                    dgamma, column = tl.sum(through_gate, 1), k0 + tl.arange(0, BK)
+                    dk_tile, parts = logits_gradient(key_tile, dlog_f, dk_tile, g, gamma, here, FAST_MATH)
+                    dgamma, column = tl.sum(parts, 1), k0 + tl.arange(0, BK)
                     if SEVERAL:
                         dgamma += tl.load(dgate + column, mask=(column < K) & (0 * column + way > 0), other=0.0)
                     tl.store(dgate + column, dgamma, mask=column < K)

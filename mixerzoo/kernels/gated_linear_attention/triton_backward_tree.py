@@ -32,8 +32,8 @@ from .triton_chunk import (
     load_gamma,
     load_state,
     load_tile,
+    logits_gradient,
     matmul,
-    open_and_closed,
     state_at,
     store_tile,
     two_parts,
@@ -248,10 +248,9 @@ def tree_backward(
                 q_tile = load_tile(q, base, row16, H * K, column, here, ACC)
                 dq_tile = activation_gradient(q_tile, scale * dq_tile, ACTIVATION, FAST_MATH)
                 if GATE == "logits":
-                    opened, closed = open_and_closed(load_tile(key, base, row16, H * K, column, here, ACC), FAST_MATH)
-                    through = tl.where(here, (dlog_f * tl.exp2(-g) - dk_tile) * closed, 0.0)
-                    dk_tile = through * opened * (1.0 - gamma)
-                    dgamma, known = tl.sum(tl.sum(through, 1), 0), k0 + k_column < K
+                    key_tile = load_tile(key, base, row16, H * K, column, here, ACC)
+                    dk_tile, parts = logits_gradient(key_tile, dlog_f, dk_tile, g, gamma, here, FAST_MATH)
+                    dgamma, known = tl.sum(tl.sum(parts, 1), 0), k0 + k_column < K
                     if SEVERAL or part == 1:
                         dgamma += tl.load(
                             dgate + k0 + k_column, mask=known & (0 * k_column + way + part > 0), other=0.0

@@ -119,6 +119,14 @@ def keys_and_gates(
 
 
 @triton.jit
+def logits_gradient(logits, dlog_f, dk, g, gamma, here, FAST_MATH: tl.constexpr):
+    """dx, and what sums over time to dgamma, a tile."""
+    opened, closed = open_and_closed(logits, FAST_MATH)
+    dgamma = tl.where(here, (dlog_f * tl.exp2(-g) - dk) * closed, 0.0)
+    return dgamma * opened * (1.0 - gamma), dgamma
+
+
+@triton.jit
 def chunk_rows(length, chunk, i, way, C: tl.constexpr):
     """(rows from the chunk's first on, which of them are tokens), in walking order: way 0 is ahead, 1 is back."""
     size = tl.minimum(length - chunk * C, C)
