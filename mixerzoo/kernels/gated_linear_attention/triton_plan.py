@@ -68,11 +68,10 @@ class Call:
     def state_shape(self) -> tuple[int, ...]:
         return self._states(self.sequences)
 
-    @property
-    def _span(self) -> float:
-        """How far the gates of a chunk may go, in powers of two: half of it either way stays in fp32's range, and what
-        its rounding does to an exponent is an error of the product."""
-        return 200.0 if self.operand == torch.bfloat16 else 32.0
+    def _span(self, most: float) -> float:
+        """How far the gates of a chunk may go, in powers of two: what the rounding of their sum does to an exponent is
+        an error of the product."""
+        return most if self.operand == torch.bfloat16 else 32.0
 
     @property
     def _tiles(self) -> tuple[int, int, int]:
@@ -120,7 +119,7 @@ class Call:
             "BV": schedule.block_v,
             "C": schedule.chunk,
             "BLOCK": schedule.block,
-            "SPAN": self._span,
+            "SPAN": self._span(FORWARD_SPAN),
             "SEGMENTED": schedule.segment is not None,
         }
         grid = (segments, self.q.shape[2], -(-self.v.shape[3] // schedule.block_v))
@@ -187,7 +186,7 @@ class Call:
             "WIDE": wide,
             "C": block,
             "FACTORED": self.schedule.factored,
-            "SPAN": self._span,
+            "SPAN": self._span(BACKWARD_SPAN),
             "FLOOR": FLOOR,
         }
         on_amd = {"BK": 16, "WIDE": min(wide, 64), "FACTORED": constants["FACTORED"] and self.direction != "both"}
@@ -257,6 +256,9 @@ class Call:
         return (self.ways[1] - self.ways[0], slots, H, K, V)
 
 
+# fp32 ends at 2^-126 and 2^128. A block is entered and left by factors of 2^(SPAN/2); between two chunks the state goes
+# from the unit of one to that of the other in one step, by up to 2^SPAN.
+FORWARD_SPAN, BACKWARD_SPAN = 120.0, 200.0
 FLOOR = -12.0  # log2 of the smallest gate with which the gradients of logits may be taken in one piece
 
 _TRITON = {torch.bfloat16: tl.bfloat16, torch.float32: tl.float32, torch.float64: tl.float64}
