@@ -23,7 +23,7 @@ import torch
 sys.path.insert(1, str(Path(__file__).parents[2]))  # for the tests' tolerances
 
 from contenders import Group, groups
-from correctness import check
+from correctness import check, checks
 from goals import FORWARD, claims
 from measure import LATE, Meter, Record, Result, attempt, ceilings, compete, say
 
@@ -76,7 +76,7 @@ def measure(record: Record, meter: Meter, only: list[str] | None) -> None:
     say(f"ceilings {values['ceilings']}")
     record.save()
     if only is None or "correctness" in only:
-        for row in check(meter, "torch" if meter.smoke else "triton"):
+        for row in check(meter, "torch" if meter.smoke else "triton", checks(smoke=meter.smoke)):
             values["correctness"].append(row)
             record.save()
     for what, shape, build in groups(meter.device, meter.smoke):
