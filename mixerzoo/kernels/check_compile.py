@@ -49,8 +49,16 @@ class Compiled:
 
 
 def compile_launch(launch: Launch, target: str) -> Compiled:
-    """Needs neither a GPU nor its driver; the launch's tensors may be on `meta`. From then on this process compiles
-    for that chip, and runs no kernel.
+    """What `machine_code` takes of the chip."""
+    code, launch = machine_code(launch, target), launch.on(target)
+    asm, shared = code.asm, code.metadata.shared
+    registers, spilled, parked = _nvidia(asm["cubin"]) if "cubin" in asm else _amd(asm["amdgcn"])
+    return Compiled(launch.kernel.__name__, target, launch.num_warps, registers, spilled, shared, parked)
+
+
+def machine_code(launch: Launch, target: str) -> Any:
+    """Triton's compiled kernel. Needs neither a GPU nor its driver; the launch's tensors may be on `meta`. From then on
+    this process compiles for that chip, and runs no kernel.
 
     Raises ValueError for an unknown target and under Triton's interpreter, which has no compiler.
     """
@@ -59,16 +67,13 @@ def compile_launch(launch: Launch, target: str) -> Compiled:
     launch = launch.on(target)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="TRITON_DEFAULT_FP_FUSION")  # Triton's default is what is judged
-        compiled = launch.kernel.warmup(
+        return launch.kernel.warmup(
             **launch.arguments,
             **launch.constants,
             grid=launch.grid,
             num_warps=launch.num_warps,
             num_stages=launch.num_stages,
         )
-    asm, shared = compiled.asm, compiled.metadata.shared
-    registers, spilled, parked = _nvidia(asm["cubin"]) if "cubin" in asm else _amd(asm["amdgcn"])
-    return Compiled(launch.kernel.__name__, target, launch.num_warps, registers, spilled, shared, parked)
 
 
 def require_compiler() -> None:

@@ -1,0 +1,76 @@
+"""Memory whose every access is checked: that it is allocated and aligned, and that no other warp gets in its way."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.generic]
+
+
+class Fault(Exception):
+    """What a GPU would not survive, or what its result would depend on the order of warps for."""
+
+
+class Memory:
+    """Bytes from address 0 on; only those that were `allocate`d may be touched, and they begin as NaN.
+
+    An access is `size` bytes at `address` [N]; `when` [N] is 1024 times the barriers passed by then, plus the warp.
+
+    `races`: two warps that touch the same byte between two barriers, one of them writing, are a fault. `shared` says
+    whether that holds for a read before another warp's write, too: in global memory Triton loads a replicated tile by
+    all warps and stores it by one, which is right whatever the order.
+    """
+
+    def __init__(self, size: int, *, shared: bool, races: bool) -> None:
+        self.bytes = np.full(-(-size // 16) * 16, 0xFF, np.uint8)
+        self.allocated = np.zeros(self.bytes.size, bool)
+        self.shared, self.races = shared, races
+        self.written = np.full(self.bytes.size if races else 0, -1, np.int64)  # when and by whom: see `_check_races`
+        self.read = self.written.copy()
+
+    def allocate(self, start: int, size: int) -> None:
+        self.allocated[start : start + size] = True
+
+    def load(self, address: Array, size: int, when: Array) -> Array:
+        """[N] unsigned numbers."""
+        self._check(address, size)
+        if self.races:
+            self._check_races(address, size, when, writing=False)
+        return self.bytes.view(f"u{size}")[address // size]
+
+    def store(self, address: Array, values: Array, when: Array) -> None:
+        """The same number may be stored by several warps."""
+        size = values.dtype.itemsize
+        self._check(address, size)
+        new = self.bytes.view(f"u{size}")[address // size] != values
+        if self.races:
+            self._check_races(address[new], size, when[new], writing=True)
+        self.bytes.view(f"u{size}")[address // size] = values
+
+    def _check(self, address: Array, size: int) -> None:
+        if (address % size).any():
+            raise Fault(f"misaligned address {address[address % size != 0][0]}")
+        if address.size and (address.min() < 0 or address.max() + size > self.bytes.size):
+            raise Fault("address out of bounds")
+        if not (self.allocated[address].all() and self.allocated[address + size - 1].all()):
+            raise Fault("address out of bounds")
+
+    def _check_races(self, address: Array, size: int, when: Array, *, writing: bool) -> None:
+        places = address[:, None] + np.arange(size)
+        now = np.broadcast_to(when[:, None], places.shape)
+
+        def others(before: Array) -> Array:
+            return (before >> 10 == now >> 10) & (before != now)
+
+        if others(self.written[places]).any():
+            raise Fault("race: another warp wrote here since the last barrier")
+        if writing:
+            if self.shared and others(self.read[places]).any():
+                raise Fault("race: another warp read this since the last barrier")
+            self.written[places] = now
+        else:
+            several = others(self.read[places])
+            self.read[places] = now
+            several |= self.read[places] != now
+            self.read[places] = np.where(several, now | 1023, now)
