@@ -46,8 +46,6 @@ COMPARISONS = {
 
 
 def apply(w: Warps, i: Instruction) -> None:
-    if i.type.startswith(("bf16", "f16")):
-        raise NotImplementedError("arithmetic of 16 bits")
     function = (FUNCTIONS | BITS)[i.name]
     w.put(i.operands[0], function(*(w.get(x, i.type) for x in i.operands[1:])).astype(TYPES[i.type]))
 
@@ -60,8 +58,11 @@ def extreme(w: Warps, i: Instruction) -> None:
 
 
 def absolute(w: Warps, i: Instruction) -> None:
-    x = w.get(i.operands[1], i.type)
-    w.put(i.operands[0], x & 0x7FFF if i.type == "bf16" else np.abs(x))
+    if "16" in i.type:
+        bits, signs = ("u32", 0x7FFF7FFF) if i.type.endswith("x2") else ("u16", 0x7FFF)
+        w.put(i.operands[0], w.get(i.operands[1], bits) & signs)
+    else:
+        w.put(i.operands[0], np.abs(w.get(i.operands[1], i.type)))
 
 
 def multiply(w: Warps, i: Instruction) -> None:
@@ -128,12 +129,12 @@ def compare(w: Warps, i: Instruction) -> None:
     """eq, ... are false where one side is NaN, equ, ... true."""
     relation, targets = i.modifiers[1], i.operands[0].split("|")
     a, b = (w.get(x, i.type) for x in i.operands[1:3])
-    if i.type in ("bf16", "bf16x2"):
-        low, high = ([x if i.type == "bf16" else x & 0xFFFF, x >> 16] for x in (a, b))
-        pairs = [(from_bf16(x), from_bf16(y)) for x, y in zip(low, high, strict=True)]
-    else:
-        pairs = [(a, b)]
-    for target, (x, y) in zip(targets, pairs, strict=False):
+    halves = [(x & 0xFFFF, x >> 16) if i.type.endswith("x2") else (x,) for x in (a, b)]
+    for target, x, y in zip(targets, *halves, strict=True):
+        if i.type.startswith("bf16"):
+            x, y = from_bf16(x), from_bf16(y)
+        elif i.type == "f16x2":
+            x, y = (z.astype(np.uint16).view(np.float16) for z in (x, y))
         known = ~(np.isnan(x) | np.isnan(y)) if x.dtype.kind == "f" else True
         if relation in COMPARISONS:
             w.put(target, COMPARISONS[relation](x, y) & known)

@@ -19,6 +19,8 @@ KNOWN = r"""(rn|ftz|approx|full|r[nzmp]i|lo|hi|wide|NaN|(eq|ne|lt|le|gt|ge)u?|pa
     |m8n8|x[124]|trans|sync|aligned|warp|proxy|async(::\w+)*|up|down|bfly|idx|add|row|col|m16n8k16|m64n\d+k16|fence|mma_async
     |commit_group|wait_group)"""
 
+OF_16_BITS = ("abs", "cvt", "setp", "mma", "wgmma")  # the only ones that know bf16 and f16
+
 
 def run_block(groups: list[Warps], order: random.Random) -> None:
     """Each group alone to the next barrier, in random order."""
@@ -58,7 +60,8 @@ def _to_next_barrier(w: Warps) -> Iterator[None]:
 
 @functools.cache
 def _find(modifiers: tuple[str, ...]) -> Run:
-    unknown = [x for x in modifiers[1:] if x not in TYPES and not re.fullmatch(KNOWN, x, re.VERBOSE)]
-    if unknown or modifiers[0] not in INSTRUCTIONS:
+    name, *others = modifiers
+    known = name in INSTRUCTIONS and all(x in TYPES or re.fullmatch(KNOWN, x, re.VERBOSE) for x in others)
+    if not known or (re.match("b?f16", others[-1]) and name not in OF_16_BITS):
         raise NotImplementedError(".".join(modifiers))
-    return INSTRUCTIONS[modifiers[0]]
+    return INSTRUCTIONS[name]
