@@ -17,16 +17,16 @@ class Memory:
 
     An access is `size` bytes at `address` [N]; `when` [N] is 1024 times the barriers passed by then, plus the warp.
 
-    `races`: two warps that touch the same byte between two barriers, one of them writing, are a fault. `shared` says
-    whether that holds for a read before another warp's write, too: in global memory Triton loads a replicated tile by
-    all warps and stores it by one, which is right whatever the order.
+    `races`: it is a fault when two warps touch the same two bytes between two barriers and one of them writes. Whether
+    a read before another warp's write counts, `shared` says: of global memory Triton loads a replicated tile by all
+    warps and stores it by one, which is right whatever the order.
     """
 
     def __init__(self, size: int, *, shared: bool, races: bool) -> None:
         self.bytes = np.full(-(-size // 16) * 16, 0xFF, np.uint8)
         self.allocated = np.zeros(self.bytes.size, bool)
         self.shared, self.races = shared, races
-        self.written = np.full(self.bytes.size if races else 0, -1, np.int64)  # when and by whom: see `_check_races`
+        self.written = np.full(self.bytes.size // 2 if races else 0, -1, np.int64)  # two bytes: when and by whom
         self.read = self.written.copy()
 
     def allocate(self, start: int, size: int) -> None:
@@ -57,7 +57,7 @@ class Memory:
             raise Fault("address out of bounds")
 
     def _check_races(self, address: Array, size: int, when: Array, *, writing: bool) -> None:
-        places = address[:, None] + np.arange(size)
+        places = address[:, None] // 2 + np.arange(max(1, size // 2))
         now = np.broadcast_to(when[:, None], places.shape)
 
         def others(before: Array) -> Array:
