@@ -26,6 +26,13 @@ UNMEASURED = """\
 **Not yet measured on a GPU.** `python benchmarks/gpu/run.py --out benchmarks/results/gpu` does that in minutes, first
 whether the kernels are right and then how fast they are beside their peers. The goals are those of an H200:
 """
+EMULATED = """\
+## Right, in an emulator
+
+What Triton compiled for a chip, run instruction by instruction on the CPU by `benchmarks/gpu/emulate.py`, against the
+token loop in fp64: outputs, states and all gradients, in every direction, packed, from a state. A budget is twice the
+token loop's own error in that precision and a few roundings, in the root mean square.
+"""
 UNCOUNTED = "Not yet counted: `python benchmarks/bytes.py --out benchmarks/results/bytes.json` needs no GPU.\n"
 
 
@@ -35,7 +42,9 @@ def performance(table: Table) -> str:
     measured = [_run(record, table) for record in runs] or [f"{UNMEASURED}\n{_claims(claims([], None), table)}"]
     counted = RESULTS / "bytes.json"
     moved = _bytes(_read(counted), table) if counted.exists() else UNCOUNTED
-    return "\n".join([INTRODUCTION, "## On a GPU\n", *measured, "## Bytes and launches\n", moved])
+    emulated = [_read(path) for path in sorted((RESULTS / "emulated").glob("*.json"))]
+    checked = [EMULATED, _emulated(emulated, table)] if emulated else []
+    return "\n".join([INTRODUCTION, "## On a GPU\n", *measured, *checked, "## Bytes and launches\n", moved])
 
 
 def _run(record: dict[str, Any], table: Table) -> str:
@@ -54,6 +63,19 @@ def _run(record: dict[str, Any], table: Table) -> str:
     for what, rows in groupby(record["rows"], key=lambda row: row["what"]):
         parts += [f"{what}:\n", _times(list(rows), table)]
     return "\n".join(parts)
+
+
+def _emulated(records: list[dict[str, Any]], table: Table) -> str:
+    """Checks that held, and the largest error beside its budget, for each chip, op and precision."""
+    lines = []
+    for record in records:
+        kinds = dict.fromkeys((row["op"], row["dtype"]) for row in record["correctness"])
+        for op, dtype in kinds:
+            rows = [row for row in record["correctness"] if (row["op"], row["dtype"]) == (op, dtype)]
+            shares = [row["rms_error"] / row["budget"] for row in rows if row["error"] is None]
+            held = f"{sum(bool(row.get('ok')) for row in rows)} of {len(rows)}"
+            lines.append((record["target"], record["triton"], op, dtype, held, f"{max(shares):.0%}" if shares else ""))
+    return table(("chip", "triton", "op", "precision", "checks that held", "largest share of a budget"), lines)
 
 
 def _claims(rows: list[dict[str, Any]], table: Table) -> str:

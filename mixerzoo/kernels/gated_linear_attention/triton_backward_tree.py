@@ -160,25 +160,26 @@ def tree_backward(
 
         a, a16 = tl.zeros((C, C), ACC), tl.zeros((BLOCKS, 16, 16), ACC)
         dgate_head = tl.zeros((BLOCKS, 16, 1), ACC)
-        # In two parts, the second of which adds to what the first stored: together they need too many registers.
-        for part in tl.static_range(2):
-            if SEVERAL or part == 1:
+        # In parts, each of which adds to what those before it stored: together they need too many registers.
+        for part in tl.static_range(2 + (LEVELS > 0)):
+            if SEVERAL or part > 0:
                 tl.debug_barrier()
-            da = tl.zeros((BLOCKS, 16, 16), ACC) if part == 0 else tl.zeros((C, C), ACC)
-            for v0 in range(0, v_end, BV):
-                v_here = within(inside, v0 + v_column, V, BV)
-                dy_tile = load_tile(dy, base, row, H * V, v0 + v_column, v_here, ACC)
-                v_tile = load_tile(v, base, row, H * V, v0 + v_column, v_here, ACC)
-                if part == 0:
-                    dy_tile, v_tile = tl.reshape(dy_tile, (BLOCKS, 16, BV)), tl.reshape(v_tile, (BLOCKS, 16, BV))
-                    da += matmul(dy_tile, tl.permute(v_tile, (0, 2, 1)), OPERAND, ACC)
+            if part > 0:
+                da = tl.zeros((BLOCKS, 16, 16), ACC) if part == 1 else tl.zeros((C, C), ACC)
+                for v0 in range(0, v_end, BV):
+                    v_here = within(inside, v0 + v_column, V, BV)
+                    dy_tile = load_tile(dy, base, row, H * V, v0 + v_column, v_here, ACC)
+                    v_tile = load_tile(v, base, row, H * V, v0 + v_column, v_here, ACC)
+                    if part == 1:
+                        dy_tile, v_tile = tl.reshape(dy_tile, (BLOCKS, 16, BV)), tl.reshape(v_tile, (BLOCKS, 16, BV))
+                        da += matmul(dy_tile, tl.permute(v_tile, (0, 2, 1)), OPERAND, ACC)
+                    else:
+                        da += matmul(dy_tile, tl.trans(v_tile), OPERAND, ACC)
+                if part == 1:
+                    diagonal = tl.sum(tl.where(i == j, da, 0.0), 2)[:, :, None]
+                    da = tl.where(i > j, da, tl.permute(da, (0, 2, 1))).to(OPERAND)
                 else:
-                    da += matmul(dy_tile, tl.trans(v_tile), OPERAND, ACC)
-            if part == 0:
-                diagonal = tl.sum(tl.where(i == j, da, 0.0), 2)[:, :, None]
-                da = tl.where(i > j, da, tl.permute(da, (0, 2, 1))).to(OPERAND)
-            else:
-                da = tl.where(t > s, da, tl.trans(da)).to(OPERAND)
+                    da = tl.where(t > s, da, tl.trans(da)).to(OPERAND)
             for k0 in range(0, k_end, BK):
                 column = k0 + k_column[None, None, :]
                 here = within(inside16, column, K, BK)
@@ -208,9 +209,10 @@ def tree_backward(
                     dk_tile = span(j > i, c > b, g, high, low, ACC) * tl.reshape(dk_flat, (BLOCKS, 16, BK))
                     dlog_f += spread(i > j, b > c, k * dk_tile, OPERAND, ACC)
 
+                elif part == 1:
                     # Within sub-blocks.
-                    dq_tile += diagonal * k
-                    dk_tile += diagonal * q_tile
+                    dq_tile, dk_tile = diagonal * k, diagonal * q_tile
+                    dlog_f = tl.zeros((BLOCKS, 16, BK), ACC)
                     a16 += tl.where(i == j, tl.sum(q_tile * k, 2)[:, :, None], 0.0)
                     for level in tl.static_range(4):
                         odd = odd_half(i, 2**level)
@@ -251,20 +253,20 @@ def tree_backward(
                     key_tile = load_tile(key, base, row16, H * K, column, here, ACC)
                     dk_tile, parts = logits_gradient(key_tile, dlog_f, dk_tile, g, gamma, here, FAST_MATH)
                     dgamma, known = tl.sum(tl.sum(parts, 1), 0), k0 + k_column < K
-                    if SEVERAL or part == 1:
+                    if SEVERAL or part > 0:
                         dgamma += tl.load(
                             dgate + k0 + k_column, mask=known & (0 * k_column + way + part > 0), other=0.0
                         )
                     tl.store(dgate + k0 + k_column, dgamma, mask=known)
                 elif GATE == "channel":
-                    if SEVERAL or part == 1:
+                    if SEVERAL or part > 0:
                         dlog_f += load_tile(
                             dgate, base, row16, GATE_STRIDE, column, here & (0 * row16 + way + part > 0), ACC
                         )
                     store_tile(dgate, dlog_f, base, row16, GATE_STRIDE, column, here)
                 else:
                     dgate_head += tl.sum(tl.where(here, dlog_f, 0.0), 2)[:, :, None]
-                if SEVERAL or part == 1:
+                if SEVERAL or part > 0:
                     dq_tile += load_tile(dq, base, row16, H * K, column, here & (0 * row16 + way + part > 0), ACC)
                     dk_tile += load_tile(dkey, base, row16, H * K, column, here & (0 * row16 + way + part > 0), ACC)
                 store_tile(dq, dq_tile, base, row16, H * K, column, here)

@@ -82,7 +82,7 @@ class Call:
         wide = min(32 if self.direction == "both" else 128, power_of_two(V))
         easy = self.direction != "both" and self.kind != "channel" and self.cu_seqlens is None
         easy = easy and K % 32 == 0 and V % wide == 0
-        return 32 if easy else 16, min(32, power_of_two(V)), wide
+        return (32, min(128, power_of_two(V)), wide) if easy else (16, min(32, power_of_two(V)), wide)
 
     def slots(self, size: int) -> int:
         """Parts of `size` tokens that the sequences have together, at the most: see `first_slot`."""
@@ -189,9 +189,12 @@ class Call:
             "SPAN": self._span(BACKWARD_SPAN),
             "FLOOR": FLOOR,
         }
-        on_amd = {"BK": 16, "WIDE": min(wide, 64), "FACTORED": constants["FACTORED"] and self.direction != "both"}
+        on_ampere = {"BV": min(block_v, 64), "WIDE": min(wide, 64)} if block_k == 32 else {}
+        on_amd = {"BK": 16, "BV": min(block_v, 32), "WIDE": min(wide, 64)}
+        on_amd["FACTORED"] = self.schedule.factored and self.direction != "both"
         arguments, constants = self._arguments(self.v) | tensors, self._constants() | constants
-        return [states, Launch(backward_kernel, (self.blocks, H), arguments, constants, 8, on_amd=on_amd)]
+        grid = (self.blocks, H)
+        return [states, Launch(backward_kernel, grid, arguments, constants, 8, on_amd=on_amd, on_ampere=on_ampere)]
 
     def _states_launch(
         self,
