@@ -1,4 +1,4 @@
-"""Runs the machine code that Triton compiles for NVIDIA's GPUs on the CPU: slow, and without a GPU.
+"""Runs what Triton compiles for NVIDIA's GPUs on the CPU: slow, and without a GPU.
 
     with emulated("sm_90"):
         y, state = hgrn2(q, x, v, lower_bound, backend="triton")    # tensors on the CPU, bf16 too
@@ -54,7 +54,7 @@ def emulated(target: str, *, races: bool = True, apart: bool = False) -> Iterato
 def _run(launch: Launch, target: str, order: random.Random, *, races: bool, apart: bool) -> None:
     compiled = machine_code(launch, target)
     kernel = parse(compiled.asm["ptx"])
-    tensors = {id(x.untyped_storage()): x for x in launch.arguments.values() if isinstance(x, Tensor)}
+    tensors = {x.untyped_storage().data_ptr(): x for x in launch.arguments.values() if isinstance(x, Tensor)}
     begins, end = {}, PAGE
     for key, tensor in tensors.items():
         begins[key] = end
@@ -69,7 +69,8 @@ def _run(launch: Launch, target: str, order: random.Random, *, races: bool, apar
     for name, kind in compiled.src.signature.items():
         argument = launch.arguments.get(name)
         if isinstance(argument, Tensor):
-            values.append(begins[id(argument.untyped_storage())] + argument.storage_offset() * argument.element_size())
+            begin = begins[argument.untyped_storage().data_ptr()]
+            values.append(begin + argument.storage_offset() * argument.element_size())
         elif kind == "fp32":
             values.append(int(np.float32(argument).view(np.uint32)))
         elif kind != "constexpr":
