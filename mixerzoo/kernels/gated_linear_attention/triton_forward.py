@@ -159,6 +159,7 @@ def forward_kernel(
                             store_tile(y, y_tile, base, row, H * V, v_index, v_here)
                             state += matmul(v_tile, tl.trans(k), OPERAND, ACC)
                             done += size
-                if (way == 1) & (segment == 0) | (way == 0) & (begin + length == total):
+                at_end = segment == 0 if way == 1 else begin + length == total
+                if at_end:
                     last = state_at(final_states, axis, sequences, sequence, head, H, K, V)
                     store_state(last, state * tl.exp2(owed)[None, :], k_across, v_index, K, V, BK, BV)
