@@ -1,4 +1,4 @@
-"""Products of matrices: sums of exact products, rounded to fp32 once.
+"""Products of matrices: sums of exact products, rounded to fp32 once; asynchronous ones are done at once.
 
 Lane l of a warp has the rows l // 4 and l // 4 + 8 of a result and, of every eight columns, 2 (l % 4) and the next.
 Source: NVIDIA, PTX ISA 9, sections 9.7.14 (mma) and 9.7.15 (wgmma).
