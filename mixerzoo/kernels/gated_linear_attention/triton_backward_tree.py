@@ -14,9 +14,8 @@ A level is one tile X (rows of q w in odd halves, of k w in even ones), all its 
     dk_j  = suf_j (dS v_j) + ...          suf_j = f_{j+1} ... f_C      E = k dk over the rows j < t, and total (S . dS)
     dv_j  = dS^T (suf_j k_j) + sum_{i>=j} A_ij dy_i
 
-All that is added to d log f_t has the factor f_t: nothing cancels, and `df_t = (d log f_t) / f_t` keeps its precision
-for the smallest gates. The levels below 16 stay within sub-blocks of 16 rows, tiles [4,16,K], and those above need sums
-over whole sub-blocks besides, so that no product of matrices is larger than its part of A.
+All that is added to d log f_t has the factor f_t: nothing cancels, and `df_t = (d log f_t) / f_t` stays precise for the
+smallest gates. Levels below 16 are tiles [4,16,K] of sub-blocks, those above add sums over whole sub-blocks.
 """
 
 from __future__ import annotations
