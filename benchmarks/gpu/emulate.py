@@ -2,8 +2,8 @@
 
     python benchmarks/gpu/emulate.py sm_90 --out benchmarks/results/emulated/sm_90.json [--only "hgrn2 both bfloat16"]
 
-Half an hour for all, one row of the batch and 130 tokens. The file is written after every check, and those that it
-holds are not made again.
+Half an hour for all, one row of the batch and 130 tokens. The file is written after every check, and a run that was
+stopped goes on where it was, unless the code, the versions or the chip are others.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -37,19 +38,23 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
-    header = {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "provenance": provenance(sys.argv),
-        "target": arguments.target,
-        "triton": triton.__version__,
-    }
-    rows = json.loads(arguments.out.read_text())["correctness"] if arguments.out.exists() else []
-    record = Record(arguments.out, header | {"correctness": rows})
-    made = {row["name"] for row in rows}
     smaller = [replace(one, case={"B": 1, "T": 130} | one.case) for one in checks(smoke=False)]
     chosen = [one for one in smaller if all(word in str(one) for word in arguments.only.split())]
     if not chosen:
         parser.error(f"no check has all of these words: {arguments.only}; remedy: fewer of them")
+    new = {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "provenance": provenance(sys.argv),
+        "target": arguments.target,
+        "triton": triton.__version__,
+        "correctness": [],
+    }
+    begun = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else new
+    if _made_by(begun) != _made_by(new):
+        parser.error(f"{arguments.out} is of {_made_by(begun)}, this is {_made_by(new)}; remedy: another file")
+    record = Record(arguments.out, begun)
+    rows = record.values["correctness"]
+    made = {row["name"] for row in rows}
     meter = Meter(torch.device("cpu"), math.inf, smoke=False)
     todo = [one for one in chosen if str(one) not in made]
     with emulated(arguments.target, apart=arguments.apart):
@@ -59,6 +64,10 @@ def main() -> None:
     wrong = [row for row in rows if not row.get("ok")]
     print(f"{arguments.target}: {len(rows)} checks, {len(wrong)} of them not within their budget")
     sys.exit(1 if wrong else 0)
+
+
+def _made_by(record: dict[str, Any]) -> str:
+    return f"{record['target']}, triton {record['triton']}, commit {record['provenance']['git']}"
 
 
 if __name__ == "__main__":
