@@ -7,6 +7,7 @@ Source: NVIDIA, PTX ISA 9, sections 9.7.14 (mma) and 9.7.15 (wgmma).
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import numpy as np
 
@@ -14,35 +15,44 @@ from .memory import Array
 from .ptx import Instruction, names
 from .warps import LANES, Run, Warps, from_bf16
 
+NUMBERS: dict[str, Callable[[Array], Array]] = {"bf16": from_bf16, "f16": lambda bits: bits.view(np.float16)}
+
 
 def multiply_matrices(w: Warps, i: Instruction) -> None:
-    if i.modifiers[3:] != ("m16n8k16", "row", "col", "f32", "bf16", "bf16", "f32"):
+    kind = i.modifiers[7]
+    if kind not in NUMBERS or i.modifiers[3:] != ("m16n8k16", "row", "col", "f32", kind, kind, "f32"):
         raise NotImplementedError(i.text)
     to, a, b, c = (names(x) for x in i.operands)
-    columns = [from_bf16(w.get(x, "u32").view(np.uint16).reshape(-1, 8, 8)) for x in b]
-    _accumulate(w, to, c, _rows(w, a), np.concatenate(columns, 2))
+    _accumulate(w, to, c, _rows(w, a, kind), np.concatenate(_quarters(w, b, kind), 2))
 
 
 def multiply_matrices_of_four_warps(w: Warps, i: Instruction) -> None:
     """Four warps together, each with 16 rows of a; b, and a too if it isn't in registers, is in shared memory."""
     if i.modifiers[1] != "mma_async":
         return
-    if i.modifiers[-3:] != ("f32", "bf16", "bf16"):
+    kind = i.modifiers[-1]
+    if kind not in NUMBERS or i.modifiers[-3:] != ("f32", kind, kind):
         raise NotImplementedError(i.text)
     size = re.match(r"m64n(\d+)k16", i.modifiers[4])
     to, (a, b, keep), transposed = names(i.operands[0]), i.operands[1:4], i.operands[6:]
     if a.startswith("{"):
-        rows = _rows(w, names(a))
+        rows = _rows(w, names(a), kind)
     else:
-        whole = _in_shared_memory(w, a, 64, transposed[0] == "1")
+        whole = _in_shared_memory(w, a, 64, transposed[0] == "1", kind)
         rows = np.stack([x[16 * (n % 4) :][:16] for n, x in zip(w.numbers, whole, strict=True)])
     before = to if w.one(keep, "pred") else []
-    _accumulate(w, to, before, rows, _in_shared_memory(w, b, int(size[1]), transposed[-1] == "1"))  # type: ignore[index]
+    columns = _in_shared_memory(w, b, int(size[1]), transposed[-1] == "1", kind)  # type: ignore[index]
+    _accumulate(w, to, before, rows, columns)
 
 
-def _rows(w: Warps, registers: list[str]) -> Array:
+def _quarters(w: Warps, registers: list[str], kind: str) -> list[Array]:
+    """[warps,8,8] each."""
+    return [NUMBERS[kind](w.get(x, "u32").view(np.uint16)).reshape(-1, 8, 8) for x in registers]
+
+
+def _rows(w: Warps, registers: list[str], kind: str) -> Array:
     """[warps,16,16]"""
-    quarters = [from_bf16(w.get(x, "u32").view(np.uint16).reshape(-1, 8, 8)) for x in registers]
+    quarters = _quarters(w, registers, kind)
     return np.concatenate([np.concatenate(quarters[:2], 1), np.concatenate(quarters[2:], 1)], 2)
 
 
@@ -54,7 +64,7 @@ def _accumulate(w: Warps, to: list[str], before: list[str], a: Array, b: Array) 
         w.put(register, (entry + w.get(before[n], "f32") if before else entry).astype(np.float32))
 
 
-def _in_shared_memory(w: Warps, descriptor: str, rows: int, transposed: bool) -> Array:
+def _in_shared_memory(w: Warps, descriptor: str, rows: int, transposed: bool, kind: str) -> Array:
     """[warps,rows,16] of the matrix that a descriptor names; `transposed`: rows lie next to each other.
 
     Source: PTX ISA 9, section 9.7.15.5 (matrix descriptor, canonical layouts, swizzling).
@@ -77,7 +87,7 @@ def _in_shared_memory(w: Warps, descriptor: str, rows: int, transposed: bool) ->
         if mode:
             address ^= (address >> 7 & width // 16 - 1) << 4
         when = np.full(address.size, w.barriers * 1024 + warp)
-        found.append(from_bf16(w.shared.load(address.ravel(), 2, when)).reshape(rows, 16))
+        found.append(NUMBERS[kind](w.shared.load(address.ravel(), 2, when)).reshape(rows, 16))
     return np.stack(found)
 
 

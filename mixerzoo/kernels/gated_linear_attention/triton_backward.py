@@ -39,8 +39,8 @@ from .triton_chunk import (
     sequence_bounds,
     state_at,
     store_tile,
-    sum_columns,
-    two_parts,
+    sum_before,
+    sum_gates,
     within,
 )
 
@@ -139,10 +139,10 @@ def backward_kernel(
                 k, g = keys_and_gates(
                     key_tile, gate, gamma, base, row, k_index, here, GATE, GATE_STRIDE, FAST_MATH, ACC
                 )
-                high, low = two_parts(g, OPERAND)
-                c = sum_columns(s <= t, high, low, ACC)
-                half = 0.5 * tl.sum(tl.where(t == C - 1, c, 0.0), 1)
-                ahead, back = tl.exp2(c - half[:, None]), tl.exp2(half[:, None] - c)
+                c = sum_gates(g, tl.where(s <= t, 0.5, -0.5), OPERAND, ACC)  # c - h
+                half = tl.sum(tl.where(t == C - 1, c, 0.0), 1)
+                deepest = tl.minimum(deepest, half)
+                ahead, back = tl.exp2(c), tl.exp2(-c)
                 q_hat, k_hat = (q_tile * ahead).to(OPERAND), (k * back).to(OPERAND)
                 a += matmul(tl.trans(k_hat), q_hat, OPERAND, ACC)
                 dq_tile *= tl.exp2(half)[:, None]
@@ -151,8 +151,7 @@ def backward_kernel(
                 dq_tile += matmul(k_hat, da, OPERAND, ACC)
                 dk_tile += matmul(q_hat, tl.trans(da), OPERAND, ACC)
                 e = k_hat.to(ACC) * dk_tile - q_hat.to(ACC) * dq_tile
-                high, low = two_parts(e, OPERAND)
-                dlog_f = through[:, None] + sum_columns(s <= t, high, low, ACC) - e
+                dlog_f = through[:, None] + sum_before(e, t, s, OPERAND, ACC)
                 dq_tile, dk_tile = scale * ahead * dq_tile, back * dk_tile
 
                 tl.debug_barrier()  # so that inputs are loaded again rather than kept in registers for all of the above
@@ -160,10 +159,7 @@ def backward_kernel(
                 dq_tile = activation_gradient(q_tile, dq_tile, ACTIVATION, FAST_MATH)
                 if GATE == "logits":
                     key_tile = load_tile(key, base, row, H * K, k_index, here, ACC)
-                    _, g = keys_and_gates(
-                        key_tile, gate, gamma, base, row, k_index, here, GATE, GATE_STRIDE, FAST_MATH, ACC
-                    )
-                    dk_tile, parts = logits_gradient(key_tile, dlog_f, dk_tile, g, gamma, here, FAST_MATH)
+                    dk_tile, parts = logits_gradient(key_tile, dlog_f, dk_tile, gamma, here, FAST_MATH)
                     dgamma, column = tl.sum(parts, 1), k0 + tl.arange(0, BK)
                     if SEVERAL:
                         dgamma += tl.load(dgate + column, mask=(column < K) & (0 * column + way > 0), other=0.0)
@@ -199,16 +195,14 @@ def backward_kernel(
                     k, g = keys_and_gates(
                         key_tile, gate, gamma, base, row, k_index, here, GATE, GATE_STRIDE, FAST_MATH, ACC
                     )
-                    high, low = two_parts(g, OPERAND)
-                    c = sum_columns(s <= t, high, low, ACC)
-                    end = tl.sum(tl.where(t == C - 1, c, 0.0), 1)
-                    deepest, smallest = tl.minimum(deepest, end), tl.minimum(smallest, g)
+                    k *= tl.exp2(sum_gates(g, s > t, OPERAND, ACC))
+                    smallest = tl.minimum(smallest, g)
                     ds_tile = load_state(dstate, k_index, v0 + wide_across, K, V, BK, WIDE, ACC)
-                    dv_tile += matmul(tl.trans(ds_tile), k * tl.exp2(end[:, None] - c), OPERAND, ACC)
+                    dv_tile += matmul(tl.trans(ds_tile), k, OPERAND, ACC)
                 if SEVERAL:
                     dv_tile += load_tile(dv, base, row, H * V, v0 + wide_row, v_here & (0 * row + way > 0), ACC)
                 store_tile(dv, dv_tile, base, row, H * V, v0 + wide_row, v_here)
-        steep = tl.min(deepest, 0) < -SPAN
+        steep = tl.min(deepest, 0) < -0.5 * SPAN
         if GATE == "logits":
             steep = steep | (tl.min(tl.min(smallest, 1), 0) < FLOOR)
         tl.debug_barrier()

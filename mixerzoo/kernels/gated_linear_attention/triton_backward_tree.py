@@ -27,6 +27,7 @@ from .triton_chunk import (
     activate,
     activation_gradient,
     chunk_rows,
+    gates_operand,
     keys_and_gates,
     load_gamma,
     load_state,
@@ -35,18 +36,8 @@ from .triton_chunk import (
     matmul,
     state_at,
     store_tile,
-    two_parts,
     within,
 )
-
-
-@triton.jit
-def sum_rows(chosen, high, low, ACC: tl.constexpr):
-    """`chosen @ (high + low)`: `sum_columns` of tiles with time down, `chosen` [...,C,C]."""
-    total = matmul(chosen, high, high.dtype, ACC)
-    if high.dtype == tl.bfloat16:
-        total = tl.dot(chosen.to(high.dtype), low, total, out_dtype=ACC)
-    return total
 
 
 @triton.jit
@@ -68,12 +59,12 @@ def pairs(i, j, m: tl.constexpr):
 
 
 @triton.jit
-def level_weights(i, j, g, high, low, m: tl.constexpr, ACC: tl.constexpr):
+def level_weights(i, j, g, summed, m: tl.constexpr, ACC: tl.constexpr):
     """w_m, [C,K]."""
     if m == 1:
         return tl.exp2(tl.where(odd_half(i, 1), g, 0.0))
     else:
-        return tl.exp2(sum_rows(reach(i, j, m), high, low, ACC))
+        return tl.exp2(matmul(reach(i, j, m), summed, summed.dtype, ACC))
 
 
 @triton.jit
@@ -94,9 +85,9 @@ def flat(x):
 
 
 @triton.jit
-def span(rows, blocks, g, high, low, ACC: tl.constexpr):
+def span(rows, blocks, g, summed, ACC: tl.constexpr):
     """Products of gates [B,16,K]: over the rows that `rows` [B,16,16] names in a sub-block, and over whole `blocks`."""
-    return tl.exp2(sum_rows(rows, high, low, ACC) + sum_blocks(blocks, g))
+    return tl.exp2(matmul(rows, summed, summed.dtype, ACC) + sum_blocks(blocks, g))
 
 
 @triton.jit
@@ -188,7 +179,7 @@ def tree_backward(
                 k, g = keys_and_gates(
                     key_tile, gate, gamma, base, row16, column, here, GATE, GATE_STRIDE, FAST_MATH, ACC
                 )
-                high, low = two_parts(g, OPERAND)
+                summed = gates_operand(g, OPERAND)
 
                 if part == 0:
                     # Through the states on both sides.
@@ -203,9 +194,9 @@ def tree_backward(
                         v_tile = load_tile(v, base, row, H * V, v0 + v_column, v_here, ACC)
                         dk_flat += matmul(v_tile, tl.trans(ds_tile), OPERAND, ACC)
                     dlog_f = (tl.exp2(tl.sum(tl.sum(g, 1), 0)) * tl.sum(between, 1))[None, None, :]
-                    dq_tile = span(j <= i, c < b, g, high, low, ACC) * tl.reshape(dq_flat, (BLOCKS, 16, BK))
+                    dq_tile = span(j <= i, c < b, g, summed, ACC) * tl.reshape(dq_flat, (BLOCKS, 16, BK))
                     dlog_f += spread(i <= j, b < c, q_tile * dq_tile, OPERAND, ACC)
-                    dk_tile = span(j > i, c > b, g, high, low, ACC) * tl.reshape(dk_flat, (BLOCKS, 16, BK))
+                    dk_tile = span(j > i, c > b, g, summed, ACC) * tl.reshape(dk_flat, (BLOCKS, 16, BK))
                     dlog_f += spread(i > j, b > c, k * dk_tile, OPERAND, ACC)
 
                 elif part == 1:
@@ -215,7 +206,7 @@ def tree_backward(
                     a16 += tl.where(i == j, tl.sum(q_tile * k, 2)[:, :, None], 0.0)
                     for level in tl.static_range(4):
                         odd = odd_half(i, 2**level)
-                        w = level_weights(i, j, g, high, low, 2**level, ACC)
+                        w = level_weights(i, j, g, summed, 2**level, ACC)
                         x = tl.where(odd, q_tile, k) * w
                         a16 += tl.where(pairs(i, j, 2**level), matmul(x, tl.permute(x, (0, 2, 1)), OPERAND, ACC), 0.0)
                         both_ways = pairs(i, j, 2**level) | pairs(j, i, 2**level)
@@ -230,7 +221,7 @@ def tree_backward(
                     dlog_f = tl.zeros((BLOCKS, 16, BK), ACC)
                     for level in tl.static_range(LEVELS):
                         odd = odd_half(in_block, 2**level)
-                        within_half = sum_rows((j <= i) == odd, high, low, ACC)
+                        within_half = matmul((j <= i) == odd, summed, summed.dtype, ACC)
                         if level > 0:
                             within_half += sum_blocks(other_blocks(b, c, 2**level), g)
                         w = tl.exp2(within_half)
@@ -250,7 +241,7 @@ def tree_backward(
                 dq_tile = activation_gradient(q_tile, scale * dq_tile, ACTIVATION, FAST_MATH)
                 if GATE == "logits":
                     key_tile = load_tile(key, base, row16, H * K, column, here, ACC)
-                    dk_tile, parts = logits_gradient(key_tile, dlog_f, dk_tile, g, gamma, here, FAST_MATH)
+                    dk_tile, parts = logits_gradient(key_tile, dlog_f, dk_tile, gamma, here, FAST_MATH)
                     dgamma, known = tl.sum(tl.sum(parts, 1), 0), k0 + k_column < K
                     if SEVERAL or part > 0:
                         dgamma += tl.load(
@@ -291,8 +282,8 @@ def tree_backward(
                 k, g = keys_and_gates(
                     key_tile, gate, gamma, base, row16, column, k_here, GATE, GATE_STRIDE, FAST_MATH, ACC
                 )
-                high, low = two_parts(g, OPERAND)
-                suf = span(j > i, c > b, g, high, low, ACC)
+                summed = gates_operand(g, OPERAND)
+                suf = span(j > i, c > b, g, summed, ACC)
                 ds_tile = load_state(dstate, k0 + k_column[:, None], v0 + wide_column, K, V, BK, WIDE, ACC)
                 dv_tile += matmul(flat(k * suf), ds_tile, OPERAND, ACC)
             if SEVERAL:

@@ -1,7 +1,6 @@
 """What the kernels do within one chunk of C tokens: load tiles, form keys and gates, sum gates.
 
-Products of gates are powers of two of sums of `g = log2 f`, and the sums are matrix products with zeros and ones. On
-the matrix unit operands are bf16, so that g goes as two parts, high + low.
+Products of gates are powers of two of sums of `g = log2 f`, and the sums are matrix products with zeros and ones.
 """
 
 from __future__ import annotations
@@ -20,19 +19,28 @@ def matmul(a, b, OPERAND: tl.constexpr, ACC: tl.constexpr):
 
 
 @triton.jit
-def two_parts(x, OPERAND: tl.constexpr):
-    """x = high + low to twice the operands' precision; low is not used where one operand holds x."""
-    high = x.to(OPERAND)
-    return high, (x - high.to(x.dtype)).to(OPERAND)
+def gates_operand(g, OPERAND: tl.constexpr):
+    """g as it is summed. Where operands are bf16 it goes in fp16, which holds -60: as if a gate were f^(1 +- 2^-12)."""
+    operand = g.to(OPERAND)
+    return g.to(tl.float16) if operand.dtype == tl.bfloat16 else operand
 
 
 @triton.jit
-def sum_columns(chosen, high, low, ACC: tl.constexpr):
-    """`(high + low) @ chosen`: for every column, the sum over the columns that `chosen` [C,C] names."""
-    total = matmul(high, chosen, high.dtype, ACC)
-    if high.dtype == tl.bfloat16:
-        total = tl.dot(low, chosen.to(high.dtype), total, out_dtype=ACC)
-    return total
+def sum_gates(g, weights, OPERAND: tl.constexpr, ACC: tl.constexpr):
+    """`g @ weights`: for every column a sum over tokens, with `weights` [C,C]."""
+    g = gates_operand(g, OPERAND)
+    return matmul(g, weights, g.dtype, ACC)
+
+
+@triton.jit
+def sum_before(x, t, s, OPERAND: tl.constexpr, ACC: tl.constexpr):
+    """For every column the sum of the columns before it. Where operands are bf16, x goes as two, right to 2^-16."""
+    before = (s < t).to(OPERAND)
+    if before.dtype == tl.bfloat16:
+        high = (x.to(tl.int32, bitcast=True) & -65536).to(tl.float32, bitcast=True)
+        return tl.dot((x - high).to(OPERAND), before, matmul(high, before, OPERAND, ACC), out_dtype=ACC)
+    else:
+        return matmul(x, before, OPERAND, ACC)
 
 
 @triton.jit
@@ -60,10 +68,10 @@ def sigmoid(x, FAST_MATH: tl.constexpr):
 
 @triton.jit
 def open_and_closed(x, FAST_MATH: tl.constexpr):
-    """sigmoid(x) and sigmoid(-x), each to its own relative precision."""
-    small = tl.exp2(tl.abs(x) * -LOG2_E)
-    large = reciprocal(1.0 + small, FAST_MATH)
-    return tl.where(x >= 0, large, small * large), tl.where(x >= 0, small * large, large)
+    """sigmoid(x), 2^-60 at the least, and sigmoid(-x), each to its own relative precision."""
+    odds = tl.exp2(tl.minimum(x * -LOG2_E, -SMALLEST_LOG2_GATE, propagate_nan=tl.PropagateNan.ALL))
+    opened = reciprocal(1.0 + odds, FAST_MATH)
+    return opened, odds * opened
 
 
 @triton.jit
@@ -80,10 +88,10 @@ def activate(q, ACTIVATION: tl.constexpr, FAST_MATH: tl.constexpr):
 def activation_gradient(q, dq, ACTIVATION: tl.constexpr, FAST_MATH: tl.constexpr):
     if ACTIVATION == "silu":
         s = sigmoid(q, FAST_MATH)
-        return dq * s * (1.0 + q * (1.0 - s))
+        return dq * (s * (1.0 + q * (1.0 - s)))
     elif ACTIVATION == "sigmoid":
         s = sigmoid(q, FAST_MATH)
-        return dq * s * (1.0 - s)
+        return dq * (s * (1.0 - s))
     else:
         return dq
 
@@ -109,21 +117,24 @@ def keys_and_gates(
     if GATE == "logits":
         opened, closed = open_and_closed(key, FAST_MATH)
         k = tl.where(here, (1.0 - gamma) * closed, 0.0)
-        g = tl.where(here, log2(gamma + (1.0 - gamma) * opened, FAST_MATH), 0.0)
+        g = log2(gamma + (1.0 - gamma) * opened, FAST_MATH)
     else:
-        k = key
         if GATE == "head":
             column = 0 * column
+        k = key
         g = LOG2_E * load_tile(gate, base, row, GATE_STRIDE, column, here, ACC)
-    return k, tl.maximum(g, SMALLEST_LOG2_GATE)
+        g = tl.maximum(g, SMALLEST_LOG2_GATE, propagate_nan=tl.PropagateNan.ALL)
+    # Loaded gates are zero there already. But without a mask Triton would form g once more in every warp that sums it.
+    return k, tl.where(here, g, 0.0)
 
 
 @triton.jit
-def logits_gradient(logits, dlog_f, dk, g, gamma, here, FAST_MATH: tl.constexpr):
+def logits_gradient(logits, dlog_f, dk, gamma, here, FAST_MATH: tl.constexpr):
     """dx, and what sums over time to dgamma, a tile."""
     opened, closed = open_and_closed(logits, FAST_MATH)
-    dgamma = tl.where(here, (dlog_f * tl.exp2(-g) - dk) * closed, 0.0)
-    return dgamma * opened * (1.0 - gamma), dgamma
+    df = dlog_f * reciprocal(gamma + (1.0 - gamma) * opened, FAST_MATH)
+    df = tl.where(here, df - dk, 0.0)
+    return df * (closed * opened * (1.0 - gamma)), df * closed
 
 
 @triton.jit

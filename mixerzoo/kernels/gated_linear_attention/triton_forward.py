@@ -31,8 +31,7 @@ from .triton_chunk import (
     state_at,
     store_state,
     store_tile,
-    sum_columns,
-    two_parts,
+    sum_gates,
     within,
 )
 
@@ -107,6 +106,8 @@ def forward_kernel(
                 state = load_first_state(
                     first_states, axis, segment_slots, slot, head, k_across, v_index, H, K, V, BK, BV, ACC
                 )
+                if block_states is not None:
+                    blocks = state_at(block_states, axis, block_slots, block0, head, H, K, V)
                 owed = tl.zeros((BK,), ACC)  # S = 2^owed state
                 done = length * 0
                 # `while done < length`, for Triton 3.3: once, and as often again as chunks ending early make it.
@@ -118,9 +119,7 @@ def forward_kernel(
                             in_block = first % BLOCK
                             if block_states is not None:  # noqa: SIM102, while registers are free
                                 if (done == 0) | (in_block == way * (BLOCK - 1)):
-                                    entered = state_at(
-                                        block_states, axis, block_slots, block0 + first // BLOCK, head, H, K, V
-                                    )
+                                    entered = blocks + (first // BLOCK).to(tl.int64) * (H * K * V)
                                     store_state(
                                         entered, state * tl.exp2(owed)[None, :], k_across, v_index, K, V, BK, BV
                                     )
@@ -136,17 +135,17 @@ def forward_kernel(
                             k, g = keys_and_gates(
                                 key_tile, gate, gamma, base, row, k_index, here, GATE, GATE_STRIDE, FAST_MATH, ACC
                             )
-                            high, low = two_parts(g, OPERAND)
-                            c = sum_columns(s <= t, high, low, ACC)
-                            end = tl.sum(tl.where(t == C - 1, c, 0.0), 1)
-                            if tl.min(end, 0) < -SPAN:
+                            c = sum_gates(g, tl.where(s <= t, 0.5, -0.5), OPERAND, ACC)  # c - h
+                            half = tl.sum(tl.where(t == C - 1, c, 0.0), 1)
+                            if tl.min(half, 0) < -0.5 * SPAN:
+                                c += half[:, None]
                                 fits = (tl.min(c, 0) >= -SPAN).to(tl.int32)
                                 size = tl.minimum(size, tl.maximum(tl.sum(fits, 0), 1))
-                                end = tl.sum(tl.where(t == size - 1, c, 0.0), 1)
+                                half = 0.5 * tl.sum(tl.where(t == size - 1, c, 0.0), 1)
+                                c = tl.where(t < size, c - half[:, None], float("inf"))  # k^ = 0, y isn't stored
 
-                            half = 0.5 * end
-                            q_tile = (q_tile * tl.exp2(c - half[:, None])).to(OPERAND)
-                            k = tl.where(t < size, k * tl.exp2(half[:, None] - c), 0.0).to(OPERAND)
+                            q_tile = (q_tile * tl.exp2(c)).to(OPERAND)
+                            k = (k * tl.exp2(-c)).to(OPERAND)
                             state *= tl.exp2(owed + half)[None, :]
                             owed = half
                             y_tile = matmul(state, q_tile, OPERAND, ACC)

@@ -189,7 +189,7 @@ class Call:
             "SPAN": self._span(BACKWARD_SPAN),
             "FLOOR": FLOOR,
         }
-        on_ampere = {"BV": min(block_v, 64), "WIDE": min(wide, 64)} if block_k == 32 else {}
+        on_ampere = {"BV": min(block_v, 64)} if block_k == 32 else {}
         on_amd = {"BK": 16, "BV": min(block_v, 32), "WIDE": min(wide, 64)}
         on_amd["FACTORED"] = self.schedule.factored and self.direction != "both"
         arguments, constants = self._arguments(self.v) | tensors, self._constants() | constants
@@ -217,8 +217,9 @@ class Call:
         H, K, V = self.q.shape[2], self.q.shape[3], v.shape[3]
         exact = self.operand != torch.bfloat16
         chunk = self.schedule.block if self.q.dtype == self.key.dtype == torch.bfloat16 else self.schedule.chunk
-        block_k = min(32 if exact or self.kind == "head" or K % 64 else 64, power_of_two(K))
-        block_v = min(32 if exact or V % 64 else 64, power_of_two(V))
+        # Gates are formed once for all blocks of V that a program has: few and wide ones.
+        block_v = min(32 if exact or V % 64 else 64 if V % 128 else 128, power_of_two(V))
+        block_k = min(32 if exact or self.kind == "head" or K % 64 or block_v == 128 else 64, power_of_two(K))
         constants = {
             "FIRST_WAY": self.ways[0],
             "BK": block_k,
@@ -228,7 +229,8 @@ class Call:
         }
         grid = ((self.ways[1] - self.ways[0]) * self.sequences, H, -(-K // block_k) * -(-V // block_v))
         arguments, constants = self._arguments(v) | tensors, self._constants() | constants
-        return Launch(states_kernel, grid, arguments, constants, 4, on_ampere={"C": self.schedule.chunk})
+        on_ampere = {"C": self.schedule.chunk} if block_k * block_v < 64 * 64 else {}
+        return Launch(states_kernel, grid, arguments, constants, 4, on_ampere=on_ampere)
 
     def _arguments(self, v: Tensor) -> dict[str, Any]:
         return {

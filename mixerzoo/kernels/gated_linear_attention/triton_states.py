@@ -23,8 +23,7 @@ from .triton_chunk import (
     sequence_bounds,
     state_at,
     store_state,
-    sum_columns,
-    two_parts,
+    sum_gates,
     within,
 )
 
@@ -79,11 +78,11 @@ def states_kernel(
     parts = tl.maximum(tl.cdiv(total, part_size), 1)
     first = first_slot(cu_seqlens, sequence, T, part_size)
     state = load_first_state(outer_states, axis, sequences, sequence, head, k_index, v_across, H, K, V, BK, BV, ACC)
+    part_states = state_at(part_states, axis, part_slots, first, head, H, K, V)
     for n in range(parts):
         part = tl.where(from_the_end, parts - 1 - n, n)
         length = tl.minimum(total - part * part_size, part_size)
-        here = state_at(part_states, axis, part_slots, first + part, head, H, K, V)
-        store_state(here, state, k_index, v_across, K, V, BK, BV)
+        store_state(part_states + part.to(tl.int64) * (H * K * V), state, k_index, v_across, K, V, BK, BV)
         chunks = tl.cdiv(length, C)
         for m in range(chunks):
             chunk = tl.where(from_the_end, chunks - 1 - m, m)
@@ -92,12 +91,11 @@ def states_kernel(
             k_here = within(inside, k_index, K, BK)
             key_tile = load_tile(key, base, row, H * K, k_index, k_here, ACC)
             k, g = keys_and_gates(key_tile, gate, gamma, base, row, k_index, k_here, GATE, GATE_STRIDE, FAST_MATH, ACC)
-            high, low = two_parts(g, OPERAND)
             if ADJOINT:
                 q_tile = load_tile(q, base, row, H * K, k_index, k_here, ACC)
-                tile = scale * activate(q_tile, ACTIVATION, FAST_MATH) * tl.exp2(sum_columns(s <= t, high, low, ACC))
+                tile = scale * activate(q_tile, ACTIVATION, FAST_MATH) * tl.exp2(sum_gates(g, s <= t, OPERAND, ACC))
             else:
-                tile = k * tl.exp2(sum_columns(s > t, high, low, ACC))
+                tile = k * tl.exp2(sum_gates(g, s > t, OPERAND, ACC))
             row, inside = chunk_rows(length, chunk, s, way, C)
             v_tile = load_tile(v, base, row, H * V, v_across, within(inside, v_across, V, BV), ACC)
             state = tl.exp2(tl.sum(g, 1))[:, None] * state + matmul(tile, v_tile, OPERAND, ACC)
