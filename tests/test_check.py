@@ -96,6 +96,15 @@ launches = {
 results = {name: {t: compile_launch(launch, t) for t in TARGETS} for name, launch in launches.items()}
 print(json.dumps({name: {t: asdict(c) | {"fits": c.fits} for t, c in of.items()} for name, of in results.items()}))
 """
+OURS = """
+import json
+from mixerzoo.kernels.check_compile import TARGETS, compile_launch
+from mixerzoo.kernels.gated_linear_attention import triton_examples as linear_attention
+from mixerzoo.kernels.gated_scan import triton_examples as scan
+
+launches = [launch for module in (linear_attention, scan) for launch in next(module.examples())[1]]
+print(json.dumps([str(took) for t in TARGETS for x in launches if not (took := compile_launch(x, t)).fits]))
+"""
 COUNT = """
 import importlib.util
 import json
@@ -200,6 +209,21 @@ def test_too_much_shared_memory_is_reported(compiled, target):
     took = compiled["exceeds"][target]
     assert took["shared"] == 256 * 256 * 4 > SHARED_LIMITS[target]
     assert took["spilled"] == 0 and not took["fits"]
+
+
+def test_kernels_of_a_language_model_fit_every_chip(tmp_path):
+    """K = V = 128 in bf16, forward and backward: nothing spilled, shared memory within the limit."""
+    assert run(OURS, tmp_path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_kernel_fits_every_chip(target):
+    """All widths, gates, directions, dtypes and schedules: ten minutes of two cores each."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "mixerzoo.cli", "check", "kernels", "--target", target]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_nothing_compiles_in_the_interpreter(capsys, monkeypatch):

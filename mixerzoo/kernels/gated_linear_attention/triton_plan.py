@@ -80,9 +80,8 @@ class Call:
         if self.operand != torch.bfloat16:
             return 16, 16, 16
         wide = min(32 if self.direction == "both" else 128, power_of_two(V))
-        easy = self.direction != "both" and self.kind != "channel" and self.cu_seqlens is None
-        easy = easy and K % 32 == 0 and V % wide == 0
-        return (32, min(128, power_of_two(V)), wide) if easy else (16, min(32, power_of_two(V)), wide)
+        easy = self.direction != "both" and K % 32 == 0 and V % wide == 0
+        return (32, min(128, power_of_two(V)), wide) if easy else (16, min(64, power_of_two(V)), wide)
 
     def slots(self, size: int) -> int:
         """Parts of `size` tokens that the sequences have together, at the most: see `first_slot`."""
@@ -126,7 +125,7 @@ class Call:
         arguments, constants = self._arguments(self.v) | tensors, self._constants() | constants
         several = self.direction == "both" or self.q.shape[3] > schedule.block_k
         short = {"C": 16} if several and schedule.block_v == 128 else {}
-        launch = Launch(forward_kernel, grid, arguments, constants, schedule.warps, on_amd=short, on_ampere=short)
+        launch = Launch(forward_kernel, grid, arguments, constants, schedule.warps, on_ampere=short)
         return [*launches, launch]
 
     def decode(self, y: Tensor, final_states: Tensor, initial_state: Tensor | None) -> list[Launch]:
@@ -190,8 +189,8 @@ class Call:
             "FLOOR": FLOOR,
         }
         on_ampere = {"BV": min(block_v, 64)} if block_k == 32 else {}
-        on_amd = {"BK": 16, "BV": min(block_v, 32), "WIDE": min(wide, 64)}
-        on_amd["FACTORED"] = self.schedule.factored and self.direction != "both"
+        factored = self.schedule.factored and self.direction != "both"
+        on_amd = {"BK": 16, "BV": min(block_v, 64), "FACTORED": factored}
         arguments, constants = self._arguments(self.v) | tensors, self._constants() | constants
         grid = (self.blocks, H)
         return [states, Launch(backward_kernel, grid, arguments, constants, 8, on_amd=on_amd, on_ampere=on_ampere)]
@@ -216,15 +215,15 @@ class Call:
         }
         H, K, V = self.q.shape[2], self.q.shape[3], v.shape[3]
         exact = self.operand != torch.bfloat16
-        chunk = self.schedule.block if self.q.dtype == self.key.dtype == torch.bfloat16 else self.schedule.chunk
         # Gates are formed once for all blocks of V that a program has: few and wide ones.
         block_v = min(32 if exact or V % 64 else 64 if V % 128 else 128, power_of_two(V))
         block_k = min(32 if exact or self.kind == "head" or K % 64 or block_v == 128 else 64, power_of_two(K))
+        long = self.q.dtype == self.key.dtype == torch.bfloat16 and block_k * block_v >= 32 * 32
         constants = {
             "FIRST_WAY": self.ways[0],
             "BK": block_k,
             "BV": block_v,
-            "C": chunk,
+            "C": self.schedule.block if long else self.schedule.chunk,
             "ADJOINT": adjoint,
         }
         grid = ((self.ways[1] - self.ways[0]) * self.sequences, H, -(-K // block_k) * -(-V // block_v))
