@@ -52,6 +52,8 @@ class Matching:
             raise ValueError(f'match must be a text such as "params", "params:100000" or "none", got {text!r}')
         quantity, colon, reference = text.partition(":")
         if text == "none":
+            if solve is not None:
+                raise ValueError(f"nothing is matched, so there is no {solve} to solve for; remedy: leave out --solve")
             return None
         if quantity not in QUANTITIES:
             raise ValueError(unknown("quantity to match", quantity, [*QUANTITIES, "none"]))

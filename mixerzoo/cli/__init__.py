@@ -116,7 +116,8 @@ def train(
             fail("--data-dir and --download are vision's; remedy: --data text:FILES, hfds:NAME, tokens:FILE, ...")
         train_language_model({**shared, "data": f"text:{text}" if data is None and text else data}, out, runs_dir)
         return
-    from mixerzoo.ablation.engines.local import usable_cores
+    import torch
+
     from mixerzoo.ablation.settings import Setting
     from mixerzoo.tasks import build_task
 
@@ -142,7 +143,7 @@ def train(
         question: dict[str, Any] = {"mixers": [mixer], "tasks": [task], "seeds": [seed or 0], "set": dict(laid)}
         question |= {"match": match, "solve": solve}
         planned = make_plan(question)
-        engine = Asked(workers=1, threads=usable_cores()).build(planned)
+        engine = Asked(workers=1, threads=torch.get_num_threads()).build(planned)  # OMP_NUM_THREADS, or all cores
     carry_out(planned, runs_dir / "train", engine, plots=True)
 
 

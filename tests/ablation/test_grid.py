@@ -112,6 +112,7 @@ def test_short_forms_mean_the_long_ones():
         ({"tune": {"train.lr": [1]}, "vary": {"train.steps,train.lr": [[1, 1]]}}, r"train.lr is both varied and tuned"),
         ({"match": "parms"}, r"unknown quantity to match 'parms'; did you mean params"),
         ({"match": "params:"}, r"--match params: names no reference; remedy: params:MIXER or params:NUMBER"),
+        ({"match": "none", "solve": "width"}, r"nothing is matched, so there is no width to solve for; remedy: leave"),
         ({"match": "state", "solve": "glu"}, r"the state doesn't depend on the GLU; remedy: --solve width"),
         ({"baseline": "retnet"}, r"the baseline must be one of the mixers gla, got 'retnet'"),
         ({"tune": {"mixer.num_heads": [1, 2]}}, r"only settings of the training can be tuned"),

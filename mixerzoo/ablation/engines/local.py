@@ -27,6 +27,7 @@ from mixerzoo.ablation.execute import Options
 from mixerzoo.ablation.store import LOOK_AGAIN, Store, configuration, unwritable
 from mixerzoo.ablation.worker import Worker
 from mixerzoo.tasks import RunConfig
+from mixerzoo.tasks.lra.parallel import usable_cores
 
 from . import Observe
 
@@ -79,10 +80,6 @@ def warm_up() -> None:
         context.set_forkserver_preload(PRELOADED)
         with _environment(dict.fromkeys(THREADS, "1")), _interrupts_ignored():
             forkserver.ensure_running()
-
-
-def usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def visible_gpus() -> list[str]:
