@@ -135,15 +135,15 @@ def forward_kernel(
                             k, g = keys_and_gates(
                                 key_tile, gate, gamma, base, row, k_index, here, GATE, GATE_STRIDE, FAST_MATH, ACC
                             )
-                            c = sum_gates(g, tl.where(s <= t, 0.5, -0.5), OPERAND, ACC)  # c - h
-                            half = tl.sum(tl.where(t == C - 1, c, 0.0), 1)
+                            c = sum_gates(g, s <= t, OPERAND, ACC)
+                            half = 0.5 * tl.sum(tl.where(t == C - 1, c, 0.0), 1)
                             if tl.min(half, 0) < -0.5 * SPAN:
-                                c += half[:, None]
                                 fits = (tl.min(c, 0) >= -SPAN).to(tl.int32)
                                 size = tl.minimum(size, tl.maximum(tl.sum(fits, 0), 1))
                                 half = 0.5 * tl.sum(tl.where(t == size - 1, c, 0.0), 1)
-                                c = tl.where(t < size, c - half[:, None], float("inf"))  # k^ = 0, y isn't stored
+                                c = tl.where(t < size, c, float("inf"))  # k^ = 0, and nobody stores y
 
+                            c -= half[:, None]
                             q_tile = (q_tile * tl.exp2(c)).to(OPERAND)
                             k = (k * tl.exp2(-c)).to(OPERAND)
                             state *= tl.exp2(owed + half)[None, :]
