@@ -24,7 +24,7 @@ KERNELS = '''
 import torch
 import triton
 import triton.language as tl
-from mixerzoo.kernels.launch import Launch
+from mixerzoo.kernels.launch import Launch, Program
 
 @triton.jit
 def copy(x, y, n, BLOCK: tl.constexpr):
@@ -86,12 +86,12 @@ def on_meta(*shape, dtype=torch.float32):
 
 x = on_meta(256, 256)
 launches = {
-    "copy": Launch(copy, (8,), {"x": x, "y": on_meta(999, dtype=torch.bfloat16), "n": 999}, {"BLOCK": 128}, 2),
-    "one": Launch(copy, (8,), {"x": x, "y": x, "n": 1}, {"BLOCK": 128}),
-    "long": Launch(copy, (8,), {"x": x, "y": x, "n": 2**40}, {"BLOCK": 128}),
-    "absent": Launch(optional, (8,), {"x": x, "y": None, "scale": 0.5, "n": 64}, {"BLOCK": 128}),
-    "spills": Launch(hold, (1,), {"x": x, "y": x}, {"BLOCK": 2**14}, 1),
-    "exceeds": Launch(transpose, (1,), {"x": x, "y": x}, {"BLOCK": 256}, 8),
+    "copy": Launch(Program(copy, {"BLOCK": 128}, 2), (8,), {"x": x, "y": on_meta(999, dtype=torch.bfloat16), "n": 999}),
+    "one": Launch(Program(copy, {"BLOCK": 128}), (8,), {"x": x, "y": x, "n": 1}),
+    "long": Launch(Program(copy, {"BLOCK": 128}), (8,), {"x": x, "y": x, "n": 2**40}),
+    "absent": Launch(Program(optional, {"BLOCK": 128}), (8,), {"x": x, "y": None, "scale": 0.5, "n": 64}),
+    "spills": Launch(Program(hold, {"BLOCK": 2**14}, 1), (1,), {"x": x, "y": x}),
+    "exceeds": Launch(Program(transpose, {"BLOCK": 256}, 8), (1,), {"x": x, "y": x}),
 }
 results = {name: {t: compile_launch(launch, t) for t in TARGETS} for name, launch in launches.items()}
 print(json.dumps({name: {t: asdict(c) | {"fits": c.fits} for t, c in of.items()} for name, of in results.items()}))
@@ -121,12 +121,13 @@ def count(run):
 
 def launch(kernel, *tensors, block=1024, **arguments):
     programs = -(-1000 // block)
-    run = Launch(kernel, (programs,), dict(zip("xy", tensors)) | {"n": 1000} | arguments, {"BLOCK": block}).run
+    program = Program(kernel, {"BLOCK": block})
+    run = Launch(program, (programs,), dict(zip("xy", tensors)) | {"n": 1000} | arguments).run
     return count(run)
 
 def reach_outside():
     try:
-        count(Launch(out_of_bounds, (1,), {"x": x, "y": torch.empty(1024)}, {"BLOCK": 1024}).run)
+        count(Launch(Program(out_of_bounds, {"BLOCK": 1024}), (1,), {"x": x, "y": torch.empty(1024)}).run)
     except Exception as error:
         return str(error)
 
@@ -134,7 +135,7 @@ class Double(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
         y = torch.empty_like(x)
-        Launch(add_to, (1,), {"x": x, "y": y, "n": x.numel()}, {"BLOCK": 1024}).run()
+        Launch(Program(add_to, {"BLOCK": 1024}), (1,), {"x": x, "y": y, "n": x.numel()}).run()
         return y
 
     @staticmethod
@@ -144,7 +145,7 @@ class Double(torch.autograd.Function):
 @torch.library.custom_op("test_check::doubled", mutates_args=())
 def doubled(x: torch.Tensor) -> torch.Tensor:
     y = torch.zeros_like(x)
-    Launch(add_to, (1,), {"x": x, "y": y, "n": 1000}, {"BLOCK": 1024}).run()
+    Launch(Program(add_to, {"BLOCK": 1024}), (1,), {"x": x, "y": y, "n": 1000}).run()
     return 2 * y
 
 moved = measure(Double.apply, [torch.ones(1, 100, 10, requires_grad=True)], 100)

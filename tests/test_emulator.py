@@ -16,7 +16,7 @@ KERNELS = '''
 import torch
 import triton
 import triton.language as tl
-from mixerzoo.kernels.launch import Launch
+from mixerzoo.kernels.launch import Launch, Program
 
 @triton.jit
 def product(a, b, c, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr):
@@ -54,10 +54,10 @@ for target in ("sm_80", "sm_90"):
     with emulated(target):
         for warps in (1, 4):
             c = torch.full((64, 32), float("nan"))
-            Launch(product, (1,), {"a": a, "b": b, "c": c}, {"M": 64, "N": 32, "K": 32}, warps).run()
+            Launch(Program(product, {"M": 64, "N": 32, "K": 32}, warps), (1,), {"a": a, "b": b, "c": c}).run()
             error = (c - a.float() @ b.float()).abs().max()
             y = torch.full((3,), float("nan"))
-            Launch(total, (1,), {"x": x, "y": y, "n": 1000}, {"BLOCK": 1024}, warps).run()
+            Launch(Program(total, {"BLOCK": 1024}, warps), (1,), {"x": x, "y": y, "n": 1000}).run()
             expected = torch.stack([x.sum(), x.max(), x.cumsum(0)[:5].sum()])
             results[f"{target}, {warps} warps"] = [float(error), float((y - expected).abs().max())]
 
@@ -65,7 +65,7 @@ def attempt(size=512, **options):
     x, y = torch.arange(512.0), torch.zeros(size)
     try:
         with emulated("sm_90", apart=options.pop("apart", False)):
-            Launch(neighbours, (1,), {"x": x, "y": y}, {"BLOCK": 512, **options}, 4).run()
+            Launch(Program(neighbours, {"BLOCK": 512, **options}), (1,), {"x": x, "y": y}).run()
     except Fault as fault:
         return str(fault)
     return x.tolist() == list(range(511, -1, -1))

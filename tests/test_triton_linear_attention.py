@@ -49,7 +49,7 @@ def as_on_the_matrix_unit(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]
         tree(*arguments)
 
     def planned(*arguments: Any) -> schedule.Schedule:
-        return replace(given(*arguments), block=64, chunk=32, factored=True)
+        return replace(given(*arguments), chunk=32, factored=True)
 
     monkeypatch.setattr(schedule, "_schedule", planned)
     monkeypatch.setattr(triton_backward, "tree_backward", count)
@@ -100,11 +100,12 @@ def test_what_is_left_to_the_decay_tree(arguments: Any, blocks: int, as_on_the_m
 @pytest.mark.parametrize(("T", "H", "launches"), [(196, 1, (1, 2)), (4096, 96, (1, 2)), (4096, 1, (2, 2))])
 def test_launches(T: int, H: int, launches: tuple[int, int]) -> None:
     """Forward one where a row is short or heads are many, else two; backward two, and one sum of dgamma's parts."""
+    from mixerzoo.kernels.gated_linear_attention.triton_op import _outputs
     from mixerzoo.kernels.gated_linear_attention.triton_plan import plan_call
 
     x = torch.empty(1, T, H, 64, device="meta")
     call = plan_call(x, x, x, torch.empty(H, 64, device="meta"), None, 1.0, "logits", "silu", "causal")
-    state, states = torch.empty(call.state_shape, device="meta"), call.new_block_states()
+    _, state, states = _outputs(x, x, x, None, "causal", save=True)
     forward = call.forward(x, states, state, None)
     backward = call.backward(x, states, None, state, {"dq": x, "dkey": x, "dv": x, "dgate": x})
     assert (len(forward), len(backward)) == launches
@@ -143,11 +144,11 @@ def test_strides_change_nothing() -> None:
 
 
 def test_torch_accepts_the_custom_ops() -> None:
-    from mixerzoo.kernels.gated_linear_attention.triton_op import _forward
+    from mixerzoo.kernels.gated_linear_attention.triton_op import linear_attention
 
     inputs = cases.make_inputs(**SMALL | {"T": 20}, dtype=torch.float32)
     tensors = [inputs[name].requires_grad_() for name in ("q", "x", "v", "lower_bound", "initial_state")]
-    torch.library.opcheck(_forward, (*tensors, None, 1.0, "logits", "silu", "causal", True))
+    torch.library.opcheck(linear_attention, (*tensors, None, 1.0, "logits", "silu", "causal", True))
 
 
 @pytest.mark.parametrize("direction", ["causal", "both"])
@@ -212,11 +213,11 @@ def test_a_token_is_decoded_in_place(op: Any, strided: bool) -> None:
 
 
 def test_decoding_in_place_is_one_launch_without_a_copy() -> None:
-    from mixerzoo.kernels.gated_linear_attention.triton_op import _decode_in_place
+    from mixerzoo.kernels.gated_linear_attention.triton_op import decode_in_place
 
     inputs = cases.make_inputs(T=1, dtype=torch.float32)
     tensors = [inputs[name] for name in ("q", "x", "v", "lower_bound", "initial_state")]
-    torch.library.opcheck(_decode_in_place, (*tensors, 1.0, "logits", "none"))
+    torch.library.opcheck(decode_in_place, (*tensors, 1.0, "logits", "none"))
 
 
 @pytest.mark.parametrize(("direction", "best"), [("causal", 1), ("both", 5)])
@@ -225,7 +226,7 @@ def test_tuning_changes_nothing_but_time(monkeypatch: pytest.MonkeyPatch, direct
     measured: list[schedule.Schedule] = []
 
     def seconds(call: Any, run: Any) -> float:
-        measured.append(call.schedule)
+        measured.append(call.variant.schedule)
         return 0.0 if len(measured) == best + 1 else 1.0
 
     monkeypatch.setattr(schedule, "SHORT", 64)

@@ -92,9 +92,9 @@ def test_gradients_are_derivatives(kind: str, place: str) -> None:
 def test_few_channels_in_a_long_sequence() -> None:
     from mixerzoo.kernels.gated_scan.triton_op import TILES, choose_tile
 
-    inputs = inputs_of("real", B=1, T=257, D=2)
-    assert choose_tile(inputs["x"], 1, "causal") == TILES["real, few"] != choose_tile(inputs["x"], 4096, "causal")
-    check_against_torch(inputs)
+    few, many = (choose_tile(257, 2, sequences, complex=False, both=False) for sequences in (1, 4096))
+    assert few == TILES["real, few"]._replace(channels=2) != many
+    check_against_torch(inputs_of("real", B=1, T=257, D=2))
 
 
 @each_kind
@@ -188,17 +188,18 @@ def test_empty_documents_keep_their_state() -> None:
 
 @each_mixture
 def test_the_custom_ops_are_what_they_say(kind: str, place: str) -> None:
-    from mixerzoo.kernels.gated_scan.triton_op import backward, forward
+    from mixerzoo.kernels.gated_scan.triton_op import gated_scan as op
+    from mixerzoo.kernels.gated_scan.triton_op import gated_scan_backward
 
     inputs = inputs_of(kind, place)
     checks = ["test_schema", "test_autograd_registration", "test_faketensor"]
     if "packed" not in place:  # some of a packed row's carries belong to no document, and are never written
         checks.append("test_aot_dispatch_static")
-    torch.library.opcheck(forward, arguments_of(inputs | leaves_of(inputs)), test_utils=checks)
-    h, final_state, carries = forward(*arguments_of(inputs))
+    torch.library.opcheck(op, arguments_of(inputs | leaves_of(inputs)), test_utils=checks)
+    h, final_state, carries = op(*arguments_of(inputs))
     given = (inputs["x"], inputs["log_f"], inputs.get("theta"), carries, inputs.get("cu_seqlens"), inputs["direction"])
-    torch.library.opcheck(backward, (h, final_state, *given))
-    torch.library.opcheck(backward, (None, final_state, *given), test_utils="test_faketensor")
+    torch.library.opcheck(gated_scan_backward, (h, final_state, *given))
+    torch.library.opcheck(gated_scan_backward, (None, final_state, *given), test_utils="test_faketensor")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
@@ -262,11 +263,12 @@ def test_autocast_changes_nothing() -> None:
 @each_kind
 def test_one_launch_each_way(kind: str, place: str) -> None:
     """Planned on the meta device, where no kernel runs."""
-    from mixerzoo.kernels.gated_scan.triton_op import _backward_outputs, forward, plan_backward, plan_forward
+    from mixerzoo.kernels.gated_scan.triton_op import _backward_outputs, plan_backward, plan_forward
+    from mixerzoo.kernels.gated_scan.triton_op import gated_scan as op
 
     inputs = {name: x.to("meta") if isinstance(x, Tensor) else x for name, x in inputs_of(kind, place).items()}
     x, log_f, theta, _, cu_seqlens, direction = arguments = arguments_of(inputs)
-    h, final_state, carries = forward(*arguments)
+    h, final_state, carries = op(*arguments)
     assert len(plan_forward(*arguments, h, final_state, carries)) == 1
     gradients = _backward_outputs(x, log_f, theta, carries, cu_seqlens, direction)
     given = (h, final_state, x, log_f, theta, carries, cu_seqlens, direction)
@@ -276,7 +278,7 @@ def test_one_launch_each_way(kind: str, place: str) -> None:
 def test_auto_leaves_the_cpu_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     import mixerzoo.kernels.gated_scan.triton_op as triton_op
 
-    monkeypatch.setattr(triton_op, "forward", None)
+    monkeypatch.setattr(triton_op, "gated_scan", None)
     gated_scan(**inputs_of("real"))
     with pytest.raises(TypeError):
         gated_scan(**inputs_of("real"), backend="triton")

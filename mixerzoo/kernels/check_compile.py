@@ -50,10 +50,10 @@ class Compiled:
 
 def compile_launch(launch: Launch, target: str) -> Compiled:
     """What `machine_code` takes of the chip."""
-    code, launch = machine_code(launch, target), launch.on(target)
+    code, program = machine_code(launch, target), launch.program.on(target)
     asm, shared = code.asm, code.metadata.shared
     registers, spilled, parked = _nvidia(asm["cubin"]) if "cubin" in asm else _amd(asm["amdgcn"])
-    return Compiled(launch.kernel.__name__, target, launch.num_warps, registers, spilled, shared, parked)
+    return Compiled(program.kernel.__name__, target, program.num_warps, registers, spilled, shared, parked)
 
 
 def machine_code(launch: Launch, target: str) -> Any:
@@ -64,16 +64,10 @@ def machine_code(launch: Launch, target: str) -> Any:
     """
     require_compiler()
     _pretend(target)
-    launch = launch.on(target)
+    program = launch.program.on(target)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="TRITON_DEFAULT_FP_FUSION")  # Triton's default is what is judged
-        return launch.kernel.warmup(
-            **launch.arguments,
-            **launch.constants,
-            grid=launch.grid,
-            num_warps=launch.num_warps,
-            num_stages=launch.num_stages,
-        )
+        return program.kernel.warmup(**launch.arguments, **program.constants, **program.options, grid=launch.grid)
 
 
 def require_compiler() -> None:

@@ -108,7 +108,7 @@ def _compile(source: str, index: int, position: int, target: str) -> Checked:
         result = compile_launch(launch, target)
     except Exception as error:  # whatever a compiler comes up with belongs in the table
         result = f"{type(error).__name__}: {error}"
-    return Checked(label, target, launch.kernel.__name__, result)
+    return Checked(label, target, launch.program.kernel.__name__, result)
 
 
 def _count(op: str, busy: bool) -> Counted:

@@ -11,36 +11,72 @@ from typing import Any
 import torch
 from torch import Tensor
 
+Arguments = dict[str, Tensor | int | float | None]
 
-@dataclass(frozen=True)
-class Launch:
-    """One launch of one kernel. `arguments` are what differs from call to call, `constants` what it is compiled for,
-    `on_amd` and `on_ampere` (NVIDIA before sm_90) those of them that differ there."""
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """What Triton compiles: a kernel and its constants. `on_amd` and `on_ampere` (NVIDIA before sm_90) are those of
+    them that differ there. Planned once for all launches that share it, since it keeps what was compiled for it.
+
+    max_registers: what a thread may have. Left to itself, NVIDIA's assembler moves a few of them to memory where one
+    more program fits a multiprocessor for it, in some versions and not in others; None on AMD, which has no such limit.
+    """
 
     kernel: Any
-    grid: tuple[int, ...]
-    arguments: dict[str, Tensor | int | float | None]
     constants: dict[str, Any]
     num_warps: int = 4
     num_stages: int = 1
+    max_registers: int | None = 255
     on_amd: dict[str, Any] = field(default_factory=dict)
     on_ampere: dict[str, Any] = field(default_factory=dict)
+    _compiled: dict[tuple[Any, ...], tuple[Any, ...]] = field(default_factory=dict, init=False, repr=False)
 
-    def on(self, target: str) -> Launch:
+    @property
+    def options(self) -> dict[str, int]:
+        options = {"num_warps": self.num_warps, "num_stages": self.num_stages}
+        return options if self.max_registers is None else options | {"maxnreg": self.max_registers}
+
+    def on(self, target: str) -> Program:
         """As it runs on sm_80, sm_90, ..., or gfx942: AMD has wavefronts of 64 lanes instead of warps of 32, and no
         instruction of NVIDIA's."""
         if target.startswith("sm_"):
             return replace(self, constants=self.constants | self.on_ampere) if int(target[3:]) < 90 else self
         constants = self.constants | self.on_amd | ({"FAST_MATH": False} if "FAST_MATH" in self.constants else {})
-        return replace(self, constants=constants, num_warps=max(1, self.num_warps // 2))
+        return replace(self, constants=constants, num_warps=max(1, self.num_warps // 2), max_registers=None)
+
+    def run(self, grid: tuple[int, ...], arguments: Arguments, device: torch.device) -> None:
+        """Triton looks at every argument and constant of every call to find the code that is compiled for them, which
+        takes ten times as long as the launch. What tells them apart here is less: the device, the tensors' dtypes,
+        which are None, and which begin at a multiple of 16 bytes. Numbers don't: kernels aren't specialised on them, or
+        a program always has the same."""
+        tensors = (x for x in arguments.values() if x is None or isinstance(x, Tensor))
+        key = (device, *[x if x is None else (x.dtype, x.data_ptr() % 16 == 0) for x in tensors])
+        if key in self._compiled:
+            compiled, names, constants = self._compiled[key]
+            launch = compiled[(*grid, 1, 1)]  # it takes the first three
+            launch(*[arguments[name] for name in names], *constants)
+            return
+        program = self.on(_target(device)) if device.type == "cuda" else self
+        compiled = self.kernel[grid](**arguments, **program.constants, **program.options)
+        if compiled is not None and not torch.version.hip:  # not interpreted; AMD's depends on sizes too
+            names, rest = self.kernel.arg_names[: len(arguments)], self.kernel.arg_names[len(arguments) :]
+            self._compiled[key] = compiled, names, [program.constants[name] for name in rest]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch of one program. `arguments` are what differs from call to call."""
+
+    program: Program
+    grid: tuple[int, ...]
+    arguments: Arguments
 
     def run(self) -> None:
         """On the tensors' GPU, whichever is the current one."""
         tensor = next(x for x in self.arguments.values() if isinstance(x, Tensor))
-        launch = self.on(_target(tensor.device)) if tensor.is_cuda else self
-        options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
         with torch.cuda.device_of(tensor):
-            self.kernel[self.grid](**launch.arguments, **launch.constants, **options)
+            self.program.run(self.grid, self.arguments, tensor.device)
 
 
 @functools.cache

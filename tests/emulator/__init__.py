@@ -45,14 +45,14 @@ def emulated(target: str, *, races: bool = True, apart: bool = False) -> Iterato
     order = random.Random(0)
 
     def run(self: Launch) -> None:
-        _run(self.on(target), target, order, races=races, apart=apart)
+        _run(self, target, order, races=races, apart=apart)
 
     with patch.object(Launch, "run", run), patch.object(launch, "interpreted", lambda: True):
         yield
 
 
 def _run(launch: Launch, target: str, order: random.Random, *, races: bool, apart: bool) -> None:
-    compiled = machine_code(launch, target)
+    compiled, warps = machine_code(launch, target), launch.program.on(target).num_warps
     kernel = parse(compiled.asm["ptx"])
     tensors = {x.untyped_storage().data_ptr(): x for x in launch.arguments.values() if isinstance(x, Tensor)}
     begins, end = {}, PAGE
@@ -86,10 +86,10 @@ def _run(launch: Launch, target: str, order: random.Random, *, races: bool, apar
         shared = Memory(SHARED_BASE + compiled.metadata.shared, shared=True, races=races)
         shared.allocate(SHARED_BASE, compiled.metadata.shared)
         place = {f"%ctaid.{axis}": index for axis, index in zip("xyz", block, strict=True)}
-        size = 1 if apart else launch.num_warps
+        size = 1 if apart else warps
         groups = [
             Warps(kernel, parameters, place | sizes, memory, shared, range(first, first + size), number << 20)
-            for first in range(0, launch.num_warps, size)
+            for first in range(0, warps, size)
         ]
         run_block(groups, order)
     for key, tensor in tensors.items():

@@ -7,6 +7,7 @@ states at their starts, which are a launch of their own.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -19,12 +20,11 @@ BUSY = 768  # warps from which a GPU of 108 to 144 multiprocessors has enough to
 
 @dataclass(frozen=True)
 class Schedule:
-    """segment: tokens a program walks, None for all of the sequence. block: tokens between two of the states that the
-    backward pass starts from. chunk: tokens that are taken at a time, at the most. A chunk divides a block, and a block
-    a segment. factored: whether a block's gradients are tried in one piece before the decay tree."""
+    """segment: tokens a program walks, None for all of the sequence. chunk: tokens that are taken at a time, at the
+    most. A chunk divides a block (`block_size`), and a block a segment. factored: whether a block's gradients are tried
+    in one piece before the decay tree."""
 
     segment: int | None
-    block: int
     chunk: int
     block_k: int
     block_v: int
@@ -60,13 +60,19 @@ def candidates(T: int, K: int, V: int, *, operand: torch.dtype) -> list[Schedule
     return [_schedule(segment, width, K, V, operand) for width in widths for segment in segments]
 
 
+def block_size(operand: torch.dtype) -> int:
+    """Tokens between two of the states that the backward pass starts from."""
+    return 16 if operand == torch.float32 else 64
+
+
+@functools.cache
 def _schedule(segment: int | None, largest: int, K: int, V: int, operand: torch.dtype) -> Schedule:
     """In fp32, which the matrix unit doesn't multiply, operands stay in registers: smaller blocks, more warps."""
     block_k, block_v = block_sizes(K, V, largest)
     warps = block_v // 16 if operand == torch.bfloat16 else 8  # the matrix unit's tiles are 16 high
     if operand == torch.bfloat16:
-        return Schedule(segment, 64, 32, block_k, block_v, warps, factored=not TRITON_3_3)
-    return Schedule(segment, 16 if operand == torch.float32 else 64, 16, block_k, block_v, warps, factored=False)
+        return Schedule(segment, 32, block_k, block_v, warps, factored=not TRITON_3_3)
+    return Schedule(segment, 16, block_k, block_v, warps, factored=False)
 
 
 def _largest(operand: torch.dtype) -> int:

@@ -45,7 +45,7 @@ from .triton_chunk import (
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "sequences", "k_end", "v_end"])
 def backward_kernel(
     q,
     key,

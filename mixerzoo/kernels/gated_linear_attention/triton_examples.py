@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..launch import Launch
 from .schedule import Schedule, candidates
+from .triton_op import _outputs
 from .triton_plan import plan_call
 
 WIDTHS = ((128, 128), (64, 64), (32, 32), (16, 16), (1, 1), (100, 60), (64, 128), (256, 256))
@@ -60,17 +61,16 @@ def _example(
     q, key, v, y = tensor(B, T, H, K), tensor(B, T, H, K), tensor(B, T, H, V), tensor(B, T, H, V)
     activation = "silu" if kind == "logits" else "none"
     call = plan_call(q, key, v, gate, cu_seqlens, 1.0, kind, activation, direction, schedule)
-    state = tensor(*call.state_shape, dtype=call.precision)
     label = f"{name} {str(dtype).removeprefix('torch.')} {direction} B={B} T={T} H={H} K={K} V={V}{' packed' * packed}"
     if schedule is not None:
         label += f" segment={schedule.segment or 'all'} BV={schedule.block_v}"
+    _, state, states = _outputs(q, key, v, cu_seqlens, direction, save=True)
     if T == 1:
         return label, call.decode(y, state, state)
-    states = call.new_block_states()
     gradients = {
         "dq": tensor(*q.shape),
         "dkey": tensor(*key.shape),
         "dv": tensor(*v.shape),
-        "dgate": tensor(call.blocks if kind == "logits" else 1, *gate.shape, dtype=call.precision),
+        "dgate": tensor(states.shape[1] if kind == "logits" else 1, *gate.shape, dtype=state.dtype),
     }
     return label, call.forward(y, states, state, state) + call.backward(y, states, state, state, gradients)

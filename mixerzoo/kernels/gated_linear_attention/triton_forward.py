@@ -39,7 +39,7 @@ from .triton_chunk import (
 ROUNDS = tl.constexpr(1024)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "sequences", "segment_size", "segment_slots", "block_slots"])
 def forward_kernel(
     q,
     key,

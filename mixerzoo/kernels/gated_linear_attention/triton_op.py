@@ -7,7 +7,10 @@ from torch import Tensor
 
 from ..dispatch import tuning
 from ..recurrence import Walk
-from .triton_plan import Call, plan_call
+from ..torch_ops import define, differentiate
+from .schedule import block_size
+from .triton_plan import Call, plan_call, sequence_count, slots
+from .triton_programs import operand_of, ways
 from .tuning import fastest
 
 
@@ -25,12 +28,11 @@ def attend(
     state, _, cu_seqlens, direction, in_place = walk
     save = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, key, v, gate, state))
     if in_place and state is not None and state.is_contiguous() and _is_decoding(q, cu_seqlens, direction, save):
-        return _decode_in_place(q, key, v, gate, state, scale, kind, activation), state
-    y, final_state, _ = _forward(q, key, v, gate, state, cu_seqlens, scale, kind, activation, direction, save)
+        return decode_in_place(q, key, v, gate, state, scale, kind, activation), state
+    y, final_state, _ = linear_attention(q, key, v, gate, state, cu_seqlens, scale, kind, activation, direction, save)
     return y, final_state if direction == "both" else final_state[0]
 
 
-@torch.library.custom_op("mixerzoo::linear_attention", mutates_args=())
 def _forward(
     q: Tensor,
     key: Tensor,
@@ -44,8 +46,9 @@ def _forward(
     direction: str,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """y, the final state [ways,N,H,K,V], and where `save` asks for them the states between blocks."""
     call = plan_call(q, key, v, gate, cu_seqlens, scale, kind, activation, direction)
-    y, final_states, block_states = _outputs(call, save)
+    y, final_states, block_states = _outputs(q, key, v, cu_seqlens, direction, save)
     if initial_state is not None:
         initial_state = initial_state.contiguous()
 
@@ -61,22 +64,20 @@ def _forward(
     return y, final_states, block_states
 
 
-@_forward.register_fake
-def _(q, key, v, gate, initial_state, cu_seqlens, scale, kind, activation, direction, save):
-    return _outputs(plan_call(q, key, v, gate, cu_seqlens, scale, kind, activation, direction), save)
-
-
 def _is_decoding(q: Tensor, cu_seqlens: Tensor | None, direction: str, save: bool) -> bool:
     return q.shape[1] == 1 and cu_seqlens is None and direction != "both" and not save
 
 
-def _outputs(call: Call, save: bool) -> tuple[Tensor, Tensor, Tensor]:
-    y = call.v.new_empty(call.v.shape)
-    final_states = call.q.new_empty(call.state_shape, dtype=call.precision)
-    return y, final_states, call.new_block_states() if save else call.q.new_empty(0)
+def _outputs(
+    q: Tensor, key: Tensor, v: Tensor, cu_seqlens: Tensor | None, direction: str, save: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    operand = operand_of(q.dtype, key.dtype, v.dtype)
+    final_states = q.new_empty(_states(q, v, cu_seqlens, direction), dtype=torch.promote_types(operand, torch.float32))
+    blocks = slots(q, cu_seqlens, block_size(operand))
+    block_states = q.new_empty(_states(q, v, cu_seqlens, direction, blocks) if save else 0, dtype=operand)
+    return v.new_empty(v.shape), final_states, block_states
 
 
-@torch.library.custom_op("mixerzoo::linear_attention_decode", mutates_args=("state",))
 def _decode_in_place(
     q: Tensor, key: Tensor, v: Tensor, gate: Tensor, state: Tensor, scale: float, kind: str, activation: str
 ) -> Tensor:
@@ -84,15 +85,10 @@ def _decode_in_place(
     y = v.new_empty(v.shape)
     for launch in plan_call(q, key, v, gate, None, scale, kind, activation, "causal").decode(y, state, state):
         launch.run()
+    torch.autograd.graph.increment_version(state)
     return y
 
 
-@_decode_in_place.register_fake
-def _(q, key, v, gate, state, scale, kind, activation):
-    return v.new_empty(v.shape)
-
-
-@torch.library.custom_op("mixerzoo::linear_attention_backward", mutates_args=())
 def _backward(
     q: Tensor,
     key: Tensor,
@@ -109,13 +105,14 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """(dq, dkey, dv, dgate, dinitial_state)."""
     call = plan_call(q, key, v, gate, cu_seqlens, scale, kind, activation, direction)
+    parts = block_states.shape[1] if kind == "logits" else 1
     gradients = {
         "dq": q.new_empty(q.shape),
         "dkey": key.new_empty(key.shape),
         "dv": v.new_empty(v.shape),
-        "dgate": gate.new_empty((call.blocks if kind == "logits" else 1, *gate.shape), dtype=call.precision),
+        "dgate": gate.new_empty((parts, *gate.shape), dtype=call.variant.precision),
     }
-    dinitial_state = q.new_empty(call.state_shape, dtype=call.precision)
+    dinitial_state = q.new_empty(_states(q, v, cu_seqlens, direction), dtype=call.variant.precision)
     dfinal_state = None if dfinal_state is None else dfinal_state.contiguous()
     for launch in call.backward(dy.contiguous(), block_states, dfinal_state, dinitial_state, gradients):
         launch.run()
@@ -123,31 +120,36 @@ def _backward(
     return gradients["dq"], gradients["dkey"], gradients["dv"], dgate.to(gate.dtype), dinitial_state
 
 
-@_backward.register_fake
-def _(q, key, v, gate, cu_seqlens, block_states, dy, dfinal_state, scale, kind, activation, direction):
-    call = plan_call(q, key, v, gate, cu_seqlens, scale, kind, activation, direction)
-    dinitial_state = q.new_empty(call.state_shape, dtype=call.precision)
-    return (
-        q.new_empty(q.shape),
-        key.new_empty(key.shape),
-        v.new_empty(v.shape),
-        gate.new_empty(gate.shape),
-        dinitial_state,
-    )
+def _gradients(q, key, v, gate, cu_seqlens, block_states, dy, dfinal_state, scale, kind, activation, direction):
+    precision = torch.promote_types(block_states.dtype, torch.float32)
+    dinitial_state = q.new_empty(_states(q, v, cu_seqlens, direction), dtype=precision)
+    return *(x.new_empty(x.shape) for x in (q, key, v, gate)), dinitial_state
 
 
-def _setup(ctx, inputs, output) -> None:
-    q, key, v, gate, initial_state, cu_seqlens, *ctx.options, _ = inputs
-    ctx.save_for_backward(q, key, v, gate, cu_seqlens, output[2])
+def _states(
+    q: Tensor, v: Tensor, cu_seqlens: Tensor | None, direction: str, count: int | None = None
+) -> tuple[int, ...]:
+    """[ways,N,H,K,V], N the sequences or what is given."""
+    first_way, last_way = ways(direction)
+    return last_way - first_way, sequence_count(q, cu_seqlens) if count is None else count, *q.shape[2:], v.shape[3]
+
+
+def _save(ctx, inputs, outputs) -> None:
+    q, key, v, gate, initial_state, cu_seqlens, *ctx.options, ctx.complete = inputs
+    ctx.save_for_backward(q, key, v, gate, cu_seqlens, outputs[2])
     ctx.state = None if initial_state is None else (initial_state.shape, initial_state.dtype)
     ctx.set_materialize_grads(False)
 
 
 def _gradient(ctx, dy, dfinal_state, _):
+    if not ctx.complete:
+        raise RuntimeError("this graph was made without gradients; remedy: export or trace with gradients enabled")
     q, key, v, gate, cu_seqlens, block_states = ctx.saved_tensors
     if dy is None:
         dy = torch.zeros_like(v)
-    *gradients, dinitial_state = _backward(q, key, v, gate, cu_seqlens, block_states, dy, dfinal_state, *ctx.options)
+    *gradients, dinitial_state = linear_attention_backward(
+        q, key, v, gate, cu_seqlens, block_states, dy, dfinal_state, *ctx.options
+    )
     if ctx.state is None:
         dinitial_state = None
     else:
@@ -156,4 +158,15 @@ def _gradient(ctx, dy, dfinal_state, _):
     return *gradients, dinitial_state, *[None] * 6
 
 
-_forward.register_autograd(_gradient, setup_context=_setup)
+linear_attention = define(
+    "linear_attention",
+    _forward,
+    lambda q, key, v, gate, initial_state, cu_seqlens, scale, kind, activation, direction, save: _outputs(
+        q, key, v, cu_seqlens, direction, save
+    ),
+)
+linear_attention_backward = define("linear_attention_backward", _backward, _gradients)
+decode_in_place = define(
+    "linear_attention_decode", _decode_in_place, lambda q, key, v, *rest: v.new_empty(v.shape), mutates=("state",)
+)
+differentiate(linear_attention, _save, _gradient)

@@ -28,7 +28,7 @@ from .triton_chunk import (
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "sequences", "part_slots", "part_size"])
 def states_kernel(
     q,
     key,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch.utils.benchmark import Timer
 
 from .schedule import Schedule
-from .triton_plan import Call
+from .triton_plan import Call, sequence_count
 
 SECONDS = 0.02  # that each candidate runs for, at least
 
@@ -18,13 +17,13 @@ _fastest: dict[tuple, Schedule] = {}
 
 def fastest(call: Call, run: Callable[[Call], None]) -> Call:
     """`call` with the schedule with which `run` took the least time, at the first call of this shape on this device."""
-    q, v = call.q, call.v
-    key = (q.device, q.dtype, *q.shape, v.shape[3], call.sequences, call.kind, call.direction, call.operand)
+    q, packed = call.q, call.cu_seqlens is not None
+    key = (q.device, *q.shape[:2], sequence_count(q, call.cu_seqlens), packed, call.variant)
     if key not in _fastest:
         if q.is_cuda and torch.cuda.is_current_stream_capturing():
             return call
-        _fastest[key] = min(call.candidates, key=lambda schedule: _seconds(replace(call, schedule=schedule), run))
-    return replace(call, schedule=_fastest[key])
+        _fastest[key] = min(call.candidates, key=lambda schedule: _seconds(call.scheduled(schedule), run))
+    return call.scheduled(_fastest[key])
 
 
 def _seconds(call: Call, run: Callable[[Call], None]) -> float:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
 import triton.language as tl
 from torch import Tensor
 
-from ..launch import Launch
+from ..launch import Arguments, Launch, Program
+from ..torch_ops import define, differentiate
 from .triton_scan import scan_backward, scan_forward
 
 SHORTEST_BLOCK = 64
@@ -32,17 +34,16 @@ TILES = {
 }
 
 
-def choose_tile(x: Tensor, sequences: int, direction: str) -> Tile:
+def choose_tile(T: int, D: int, sequences: int, *, complex: bool, both: bool) -> Tile:
     """Many channels: wide rows and short blocks, as other programs hide what one waits for. Few, in long sequences: the
     walk from block to block is all there is, so that more programs, narrower ones, move more at every step.
 
     Two directions at once, and complex numbers, hold more for every token, hence fewer of them in a thread. No tile
     leaves a register to memory on sm_80, sm_90 or gfx942.
     """
-    _, T, D = x.shape
-    if x.is_complex():
+    if complex:
         tile = TILES["complex"]
-    elif direction == "both":
+    elif both:
         tile = TILES["real, both"]
     else:
         tile = TILES["real, few" if sequences * D < 8192 and T > 256 else "real, many"]
@@ -62,12 +63,11 @@ def scan(
         initial_state = initial_state.to(torch.promote_types(initial_state.dtype, torch.complex32))
     elif initial_state is not None and initial_state.is_complex():
         raise ValueError(f"initial_state of a real scan must be real, got {initial_state.dtype}; remedy: pass theta")
-    h, final_state, _ = forward(x, log_f, theta, initial_state, cu_seqlens, direction)
+    h, final_state, _ = gated_scan(x, log_f, theta, initial_state, cu_seqlens, direction)
     return h, final_state
 
 
-@torch.library.custom_op("mixerzoo::gated_scan", mutates_args=())
-def forward(
+def _forward(
     x: Tensor,
     log_f: Tensor,
     theta: Tensor | None,
@@ -82,8 +82,7 @@ def forward(
     return outputs
 
 
-@torch.library.custom_op("mixerzoo::gated_scan_backward", mutates_args=())
-def backward(
+def _backward(
     dh: Tensor | None,
     dfinal_state: Tensor | None,
     x: Tensor,
@@ -150,26 +149,32 @@ def _launch(
     direction: str,
 ) -> Launch:
     _, T, D = x.shape
-    sequences, slots = _sequences(x, cu_seqlens), carries.shape[1]
-    tile = choose_tile(x, sequences, direction)
-    return Launch(
-        kernel=scan_backward if adjoint else scan_forward,
-        grid=(sequences * -(-D // tile.channels),),
-        arguments={name: None if tensor is None else _in_memory(tensor) for name, tensor in tensors.items()}
-        | {"sequences": sequences, "T": T, "D": D, "slots": slots},
-        constants={
-            "COMPLEX": theta is not None,
-            "THETA_IN_TIME": theta is not None and theta.ndim == 3,
-            "REVERSE": direction == "reverse",
-            "BOTH": direction == "both",
-            "CHANNELS": tile.channels,
-            "SEGMENTS": tile.segments,
-            "STEPS": tile.steps,
-            "STAGES": tile.stages[adjoint],
-            "ACC": tl.float64 if carries.dtype in (torch.float64, torch.complex128) else tl.float32,
-        },
-        num_warps=tile.warps[adjoint],
-    )
+    sequences = _sequences(x, cu_seqlens)
+    tile = choose_tile(T, D, sequences, complex=theta is not None, both=direction == "both")
+    time = theta is not None and theta.ndim == 3
+    program = _program(adjoint, tile, D, theta is not None, time, direction, carries.dtype.to_real())
+    arguments: Arguments = {name: None if tensor is None else _in_memory(tensor) for name, tensor in tensors.items()}
+    arguments |= {"sequences": sequences, "T": T, "D": D, "slots": carries.shape[1]}
+    return Launch(program, (sequences * -(-D // tile.channels),), arguments)
+
+
+@functools.cache
+def _program(
+    adjoint: int, tile: Tile, D: int, complex: bool, theta_in_time: bool, direction: str, precision: torch.dtype
+) -> Program:
+    """One for all launches that are alike; Triton specialises it on D."""
+    constants = {
+        "COMPLEX": complex,
+        "THETA_IN_TIME": theta_in_time,
+        "REVERSE": direction == "reverse",
+        "BOTH": direction == "both",
+        "CHANNELS": tile.channels,
+        "SEGMENTS": tile.segments,
+        "STEPS": tile.steps,
+        "STAGES": tile.stages[adjoint],
+        "ACC": tl.float64 if precision == torch.float64 else tl.float32,
+    }
+    return Program(scan_backward if adjoint else scan_forward, constants, tile.warps[adjoint])
 
 
 def _in_memory(tensor: Tensor) -> Tensor:
@@ -182,7 +187,6 @@ def _sequences(x: Tensor, cu_seqlens: Tensor | None) -> int:
     return x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
 
 
-@forward.register_fake
 def _forward_outputs(
     x: Tensor,
     log_f: Tensor,
@@ -233,24 +237,27 @@ def _precision(*tensors: Tensor | None) -> torch.dtype:
     return dtype
 
 
-@backward.register_fake
-def _(dh, dfinal_state, x, log_f, theta, carries, cu_seqlens, direction):
+def _gradients(dh, dfinal_state, x, log_f, theta, carries, cu_seqlens, direction):
     dx, dlog_f, dtheta, dinitial_state, _ = _backward_outputs(x, log_f, theta, carries, cu_seqlens, direction)
     return dx, dlog_f, dtheta if theta is None else theta.new_empty(theta.shape), dinitial_state
 
 
-def _keep(ctx, inputs, output) -> None:
+def _save(ctx, inputs, outputs) -> None:
     x, log_f, theta, initial_state, cu_seqlens, ctx.direction = inputs
-    ctx.save_for_backward(x, log_f, theta, output[2], cu_seqlens)
+    ctx.save_for_backward(x, log_f, theta, outputs[2], cu_seqlens)
     ctx.initial_dtype = None if initial_state is None else initial_state.dtype
     ctx.set_materialize_grads(False)
 
 
-def _differentiate(ctx, dh, dfinal_state, _):
+def _gradient(ctx, dh, dfinal_state, _):
     x, log_f, theta, carries, cu_seqlens = ctx.saved_tensors
-    dx, dlog_f, dtheta, dstate = backward(dh, dfinal_state, x, log_f, theta, carries, cu_seqlens, ctx.direction)
+    dx, dlog_f, dtheta, dstate = gated_scan_backward(
+        dh, dfinal_state, x, log_f, theta, carries, cu_seqlens, ctx.direction
+    )
     dstate = None if ctx.initial_dtype is None else dstate.to(ctx.initial_dtype)
     return dx, dlog_f, None if theta is None else dtheta, dstate, None, None
 
 
-forward.register_autograd(_differentiate, setup_context=_keep)
+gated_scan = define("gated_scan", _forward, _forward_outputs)
+gated_scan_backward = define("gated_scan_backward", _backward, _gradients)
+differentiate(gated_scan, _save, _gradient)
