@@ -31,6 +31,7 @@ from torch import Tensor
 from mixerzoo import list_mixers, mixer_info
 from mixerzoo.tasks.files import to_json, write_atomically
 from mixerzoo.tasks.lm import MixerConfig, MixerForCausalLM
+from mixerzoo.tasks.lm.cache import CACHE_NAME
 from mixerzoo.tasks.provenance import provenance
 
 SETTINGS = {"hgrn2": {"expand": 64}}  # heads of width 64, as many as the others have
@@ -154,8 +155,8 @@ def prefill(model: MixerForCausalLM, ids: Tensor, piece: int | None) -> tuple[Te
     """A prompt [1,T]: the most likely next token [1,1], and the cache to go on from."""
     cache = None
     for part in ids.split(piece or ids.shape[1], dim=1):
-        out = model(input_ids=part, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        cache = out.past_key_values
+        out = model(input_ids=part, cache=cache, use_cache=True, logits_to_keep=1)
+        cache = getattr(out, CACHE_NAME)
     return out.logits.argmax(-1), cache
 
 
@@ -163,7 +164,7 @@ def decode(model: MixerForCausalLM, token: Tensor, cache: Any, count: int, devic
     """The token after the next `count` greedy ones, and the seconds of each. The cache goes on."""
 
     def step() -> Tensor:
-        return model(input_ids=token, past_key_values=cache, use_cache=True).logits[:, -1:].argmax(-1)
+        return model(input_ids=token, cache=cache, use_cache=True).logits[:, -1:].argmax(-1)
 
     seconds = []
     for _ in range(count):

@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from transformers.cache_utils import Cache
+from transformers.utils import ModelOutput
 
 from mixerzoo.tasks.lm import MixerConfig, MixerForCausalLM
+from mixerzoo.tasks.lm.cache import CACHE_NAME
 from tests.conformance.zoo import CONFIGURATIONS, DIM, Config
 
 VOCABULARY = 61
@@ -37,6 +40,10 @@ def model_of(mixer: Config | list[Config], **settings: object) -> MixerForCausal
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
     return model
+
+
+def cache_of(output: ModelOutput) -> Cache:
+    return getattr(output, CACHE_NAME)
 
 
 def some_ids(rows: int, length: int) -> Tensor:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import CompileConfig, DynamicCache, StaticCache
 
-from tests.lm.models import END, LAYERS, PAD, PLAIN, model_of, plain_layers, some_ids
+from mixerzoo.tasks.lm.cache import CACHE_NAME
+from tests.lm.models import END, LAYERS, PAD, PLAIN, cache_of, model_of, plain_layers, some_ids
 from tests.tolerances import assert_close, assert_identical
 
 SETTINGS = {"max_new_tokens": 6, "eos_token_id": END, "pad_token_id": PAD, "min_new_tokens": 6}
@@ -73,16 +74,16 @@ def test_a_cropped_cache_goes_on_as_if_nothing_had_been(mixer, removed):
     mask = torch.ones(2, 9, dtype=torch.long)
     mask[1, :2] = 0
     whole = model(ids, attention_mask=mask).logits
-    cache = model(ids[:, :5], attention_mask=mask[:, :5], use_cache=True).past_key_values
+    cache = cache_of(model(ids[:, :5], attention_mask=mask[:, :5], use_cache=True))
     cache.activate_past_recording()
     tail = torch.cat([ids[:, 5 : 9 - removed], others[:, :removed]], 1)
-    model(tail, attention_mask=mask, past_key_values=cache)
+    model(tail, attention_mask=mask, cache=cache)
     cache.crop(-removed)
     assert cache.get_seq_length() == 9 - removed
     cache.reorder_cache(torch.tensor([1, 0]))
     cache.batch_repeat_interleave(2)
     cache.batch_select_indices(torch.tensor([2, 1]))
-    end = model(ids[:, 9 - removed :], attention_mask=mask, past_key_values=cache)
+    end = model(ids[:, 9 - removed :], attention_mask=mask, cache=cache)
     assert_close(end.logits, whole[:, 9 - removed :])
 
 
@@ -91,19 +92,27 @@ def test_a_cache_can_be_continued_split_allocated_and_moved(mixer):
     model, ids = model_of(mixer), some_ids(2, 6)
     greedy = generate(model, ids)
     half = generate(model, ids, max_new_tokens=3, min_new_tokens=3, return_dict_in_generate=True)
-    rest = generate(model, half.sequences, past_key_values=half.past_key_values, max_new_tokens=3, min_new_tokens=3)
+    rest = generate(model, half.sequences, **{CACHE_NAME: cache_of(half)}, max_new_tokens=3, min_new_tokens=3)
     assert_identical(rest, greedy)
     for settings in (
         {"prefill_chunk_size": 4},
         {"cache_implementation": "static"},
         {"cache_implementation": "offloaded"},
-        {"past_key_values": DynamicCache()},
-        {"past_key_values": DynamicCache(config=model.config)},
-        {"past_key_values": StaticCache(config=model.config, max_cache_len=20)},
+        {CACHE_NAME: DynamicCache()},
+        {CACHE_NAME: DynamicCache(config=model.config)},
+        {CACHE_NAME: StaticCache(config=model.config, max_cache_len=20)},
     ):
         assert_identical(generate(model, ids, **settings), greedy)
     beams = {"num_beams": 3, "num_return_sequences": 2}
     assert_identical(generate(model, ids, cache_implementation="static", **beams), generate(model, ids, **beams))
+
+
+@plain_layers
+def test_a_model_in_training_that_checkpoints_generates_the_same(mixer):
+    model, ids = model_of(mixer), some_ids(2, 5)
+    greedy = generate(model, ids)
+    model.train().gradient_checkpointing_enable()
+    assert_identical(generate(model, ids), greedy)
 
 
 def test_decoding_with_a_static_cache_is_compiled_once():
@@ -130,15 +139,15 @@ def test_decoding_with_a_static_cache_is_compiled_once():
 def test_a_static_cache_keeps_its_tensors():
     model, ids = model_of(PLAIN["hybrid"]), some_ids(2, 6)
     cache = StaticCache(config=model.config, max_cache_len=8)
-    head = model(ids[:, :4], past_key_values=cache).logits
+    head = model(ids[:, :4], cache=cache).logits
     addresses = [tensor.data_ptr() for layer in cache.layers for tensor in layer.state]
-    tail = model(ids[:, 4:], past_key_values=cache).logits
+    tail = model(ids[:, 4:], cache=cache).logits
     cache.reorder_cache(torch.tensor([1, 0]))
     assert [tensor.data_ptr() for layer in cache.layers for tensor in layer.state] == addresses
     assert cache.is_compileable and cache.get_seq_length() == 6
     assert_close(torch.cat([head, tail], 1), model(ids).logits)
     with pytest.raises(ValueError, match="the cache holds max_length=8 tokens, got 9"):
-        model(ids[:, :3], past_key_values=cache)
+        model(ids[:, :3], cache=cache)
 
 
 @plain_layers
@@ -152,7 +161,7 @@ def test_what_generate_hands_back_has_the_shapes_that_transformers_promises():
     model, ids = model_of([LAYERS["hgrn2-short-conv"], LAYERS["attention-grouped"]]), some_ids(2, 5)
     out = generate(model, ids, return_dict_in_generate=True, output_hidden_states=True, output_logits=True)
     assert [tuple(states[-1].shape) for states in out.hidden_states] == [(2, 5, 16)] + 5 * [(2, 1, 16)]
-    linear, attention = out.past_key_values.layers
+    linear, attention = cache_of(out).layers
     assert attention.keys.shape == attention.values.shape == (2, 2, 10, 4)
     assert linear.recurrent_states[0].shape == (2, 2, 8, 8)
     assert linear.conv_states[0].shape == (2, 48, 3)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import warnings
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, DataCollat
 
 from mixerzoo.tasks.lm import MixerConfig, MixerForCausalLM, MixerModel, loss
 from mixerzoo.tasks.lm.cache import MixerCache
-from tests.lm.models import END, VOCABULARY, config_of, every_layer, model_of, plain_layers, some_ids
+from tests.lm.models import END, VOCABULARY, cache_of, config_of, every_layer, model_of, plain_layers, some_ids
 from tests.test_architecture import fresh_process
 from tests.tolerances import assert_close, assert_identical
 
@@ -41,13 +43,29 @@ def test_a_cache_changes_nothing(mixer):
     cached = model(ids[:, :4], use_cache=True)
     parts = [cached.logits]
     for t in range(4, 9):
-        cached = model(ids[:, t : t + 1], past_key_values=cached.past_key_values)
+        cached = model(ids[:, t : t + 1], cache=cache_of(cached))
         parts.append(cached.logits)
     assert_close(torch.cat(parts, 1), whole)
     first = model(ids[:, :3], use_cache=True)
-    second = model(ids[:, 3:], past_key_values=first.past_key_values)
+    second = model(ids[:, 3:], cache=cache_of(first))
     assert_close(torch.cat([first.logits, second.logits], 1), whole)
-    assert second.past_key_values.get_seq_length() == 9
+    assert cache_of(second).get_seq_length() == 9
+
+
+@torch.no_grad()
+def test_a_cache_has_the_name_of_before_transformers_5_24_too(monkeypatch):
+    """Neither the models nor `generate` with them use a name that transformers warns of."""
+    monkeypatch.setattr(logging.Logger, "warning_once", lambda logger, message: pytest.fail(message))
+    model, ids = model_of(HGRN2), some_ids(1, 6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        for decoder in (model, model.model):
+            new, old = MixerCache(model.config), MixerCache(model.config)
+            for part in ids.split(3, dim=1):
+                expected, got = decoder(part, cache=new), decoder(part, past_key_values=old)
+                assert cache_of(expected) is new and cache_of(got) is old
+                assert_identical(got[0], expected[0])
+        model.generate(ids, max_new_tokens=2, eos_token_id=END)
 
 
 @plain_layers
@@ -62,7 +80,7 @@ def test_padding_changes_nothing(mixer):
     logits = model(padded, attention_mask=mask).logits
     assert_close(logits[1, mask[1] == 1], whole[0, :5])
     prompt = model(padded[:, :5], attention_mask=mask[:, :5], use_cache=True)
-    rest = model(padded[:, 5:], attention_mask=mask, past_key_values=prompt.past_key_values)
+    rest = model(padded[:, 5:], attention_mask=mask, cache=cache_of(prompt))
     assert_close(rest.logits, logits[:, 5:])
 
 
@@ -77,7 +95,7 @@ def test_packed_documents_do_not_see_each_other(mixer):
     assert_close(model(input_ids=batch["input_ids"], position_ids=batch["position_ids"]).logits, alone)
     packed = model(torch.cat(documents, 1), cu_seqlens=torch.tensor([0, 5, 6, 12]), use_cache=True)
     assert_close(packed.logits, alone)
-    assert packed.past_key_values is None
+    assert cache_of(packed) is None
     rows = batch["input_ids"].expand(2, -1), batch["position_ids"].expand(2, -1)
     assert_close(model(input_ids=rows[0], position_ids=rows[1]).logits, alone.expand(2, -1, -1))
 
@@ -94,7 +112,7 @@ def test_the_collators_keywords_for_flash_attention_are_understood():
 @plain_layers
 def test_only_what_grows_with_the_sequence_grows(mixer):
     model = model_of(mixer)
-    short, long = (_numbers(model(some_ids(1, length), use_cache=True).past_key_values) for length in (6, 60))
+    short, long = (_numbers(cache_of(model(some_ids(1, length), use_cache=True))) for length in (6, 60))
     grows = isinstance(mixer, list)  # the hybrid's attention without a window
     assert (long > short) == grows
 
@@ -260,8 +278,10 @@ def test_mistakes_in_a_call_are_explained():
     foreign = DynamicCache()
     foreign.update(torch.zeros(1, 1, 2, 4), torch.zeros(1, 1, 2, 4), 0)
     with pytest.raises(ValueError, match="holds tokens of another kind of model, got DynamicCache"):
-        model(ids, past_key_values=foreign)
-    cache = model(ids, use_cache=True).past_key_values
+        model(ids, cache=foreign)
+    cache = cache_of(model(ids, use_cache=True))
+    with pytest.raises(ValueError, match="Both `past_key_values` and `cache` are set"):
+        model(ids, cache=cache, past_key_values=cache)
     with pytest.raises(
         ValueError, match=r"can forget the 0 tokens it has recorded, got 2 to remove; remedy: activate_past_recording"
     ):

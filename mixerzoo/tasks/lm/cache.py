@@ -10,9 +10,18 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, StaticCache, StaticLayer
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.utils.deprecation import deprecate_kwarg
 
 from mixerzoo.mixers.base import RecurrentState
 from mixerzoo.mixers.kv_cache import FixedKVCache, KVCache
+
+# transformers 5.24 renamed a model's cache. CACHE_NAME is what outputs and `generate` call it in the version at hand.
+CACHE_NAMES = ("cache", "past_key_values")
+CACHE_NAME = next(name for name in CACHE_NAMES if hasattr(BaseModelOutputWithPast, name))
+# A `forward` that takes `cache` takes it under the old name too, which is what `generate` passes before 5.24: there is
+# nothing to warn of, and transformers doesn't from the version on that is given here.
+accepts_past_key_values = deprecate_kwarg("past_key_values", "5.0.0", new_name="cache", raise_if_both_names=True)
 
 
 class Record(NamedTuple):

@@ -12,6 +12,8 @@ from mixerzoo.blocks.stack import CHANNEL_MIXER_KEYS
 from mixerzoo.registry.catalog import MIXERS, mixer_info
 from mixerzoo.registry.registry import unknown
 
+from .cache import CACHE_NAMES
+
 HEADS = {"num_attention_heads": "num_heads", "num_key_value_heads": "num_kv_heads"}
 
 
@@ -41,7 +43,7 @@ class MixerConfig(PreTrainedConfig):
     """
 
     model_type = "mixerzoo"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = list(CACHE_NAMES)
 
     def __init__(
         self,

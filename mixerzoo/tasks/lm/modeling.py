@@ -32,7 +32,16 @@ from mixerzoo.mixers.short_conv import ShortConv
 from mixerzoo.registry.catalog import build_mixer
 
 from .batch import packed_documents, token_mask
-from .cache import MixerCache, MixerCacheLayer, adopt, cache_for, holds_tokens
+from .cache import (
+    CACHE_NAME,
+    CACHE_NAMES,
+    MixerCache,
+    MixerCacheLayer,
+    accepts_past_key_values,
+    adopt,
+    cache_for,
+    holds_tokens,
+)
 from .checkpoints import generation_settings, published_directory, read_published
 from .configuration import MixerConfig
 from .loss import linear_cross_entropy, shifted
@@ -61,10 +70,10 @@ class MixerBlock(GradientCheckpointingLayer, ResidualBlock):
         mask: Tensor | None = None,
         cu_seqlens: Tensor | None = None,
         shared: Tensor | None = None,
-        past_key_values: MixerCacheLayer | None = None,
+        cache: MixerCacheLayer | None = None,
     ) -> Tensor:
-        if past_key_values is not None:
-            return past_key_values.advance(self.prefill, self.mixer.empty_state, x, mask, shared)
+        if cache is not None:
+            return cache.advance(self.prefill, self.mixer.empty_state, x, mask, shared)
         if cu_seqlens is None:
             return ResidualBlock.forward(self, x, mask=mask, shared=shared)
         # Packed documents are one row to a mixer, also when transformers packs every row of a batch.
@@ -79,7 +88,7 @@ class MixerPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["MixerBlock"]
     _can_compile_fullgraph = True
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = list(CACHE_NAMES)
     _can_record_outputs = {"hidden_states": MixerBlock}
 
     @classmethod
@@ -124,6 +133,7 @@ class MixerModel(MixerPreTrainedModel):
         self.lower_bounds = lower_bounds_for(mixers, len(mixers), config.hidden_size, config.lower_bounds)
         self.post_init()
 
+    @accepts_past_key_values
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -131,7 +141,7 @@ class MixerModel(MixerPreTrainedModel):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         cu_seqlens: Tensor | None = None,
@@ -150,26 +160,26 @@ class MixerModel(MixerPreTrainedModel):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         mask = token_mask(attention_mask, x)
-        started = past_key_values is not None and holds_tokens(past_key_values)
+        started = cache is not None and holds_tokens(cache)
         cu_seqlens = kwargs.get("cu_seq_lens_q") if cu_seqlens is None else cu_seqlens
         if cu_seqlens is None and position_ids is not None and mask is None and not started:
             cu_seqlens = packed_documents(position_ids.expand(x.shape[:2]))
         if cu_seqlens is not None and (started or mask is not None):
             raise ValueError("packed documents exclude padding and a past; remedy: leave padding out of the packed row")
-        checkpointing = self.training and any(block.gradient_checkpointing for block in self.layers)
+        checkpointing = self.training and torch.is_grad_enabled() and any(b.gradient_checkpointing for b in self.layers)
         if cu_seqlens is not None or checkpointing:
-            past_key_values = None
-        elif past_key_values is not None:
-            past_key_values = adopt(past_key_values, self.config)
+            cache = None
+        elif cache is not None:
+            cache = adopt(cache, self.config)
         elif use_cache and not self.training:
-            past_key_values = MixerCache(self.config)
+            cache = MixerCache(self.config)
 
-        states: Any = [None] * len(self.layers) if past_key_values is None else past_key_values.layers
+        states: Any = [None] * len(self.layers) if cache is None else cache.layers
         bounds = [None] * len(self.layers) if self.lower_bounds is None else self.lower_bounds().unbind(0)
         for block, state, bound in zip(self.layers[: self.config.num_hidden_layers], states, bounds, strict=False):
             shared = bound if cast(Mixer, block.mixer).depth_shared else None
-            x = block(x, mask, cu_seqlens, shared, past_key_values=state)  # positions, for reentrant checkpoints
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(x), past_key_values=past_key_values)
+            x = block(x, mask, cu_seqlens, shared, cache=state)  # positions, for reentrant checkpoints
+        return BaseModelOutputWithPast(self.norm(x), cache)  # by position, whatever this version calls it
 
 
 class MixerForCausalLM(MixerPreTrainedModel, GenerationMixin):
@@ -184,13 +194,14 @@ class MixerForCausalLM(MixerPreTrainedModel, GenerationMixin):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
+    @accepts_past_key_values
     @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
@@ -213,7 +224,7 @@ class MixerForCausalLM(MixerPreTrainedModel, GenerationMixin):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             cu_seqlens=cu_seqlens,
@@ -231,13 +242,8 @@ class MixerForCausalLM(MixerPreTrainedModel, GenerationMixin):
             logits = self.lm_head(hidden[:, kept])
         if wanted and not skip_logits:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
-        return CausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        cache = getattr(outputs, CACHE_NAME)
+        return CausalLMOutputWithPast(loss, logits, cache, outputs.hidden_states, outputs.attentions)
 
     def _loss_without_logits(
         self,
@@ -268,15 +274,15 @@ class MixerForCausalLM(MixerPreTrainedModel, GenerationMixin):
         max_cache_length: int,
     ) -> None:
         """`generate` would make a cache that knows nothing of mixers."""
-        if model_kwargs.get("past_key_values") is not None:
-            adopt(model_kwargs["past_key_values"], self.config)
+        if model_kwargs.get(CACHE_NAME) is not None:
+            adopt(model_kwargs[CACHE_NAME], self.config)
             super()._prepare_cache_for_generation(  # type: ignore[misc]
                 generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
             )
         elif generation_config.use_cache is not False:
             implementation = generation_config.cache_implementation
-            model_kwargs["past_key_values"] = cache_for(self.config, implementation, max_cache_length)
-        cache = model_kwargs.get("past_key_values")
+            model_kwargs[CACHE_NAME] = cache_for(self.config, implementation, max_cache_length)
+        cache = model_kwargs.get(CACHE_NAME)
         if cache is not None and (
             generation_mode == GenerationMode.ASSISTED_GENERATION or generation_config.is_assistant
         ):

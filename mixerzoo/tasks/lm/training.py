@@ -81,7 +81,8 @@ class Trainer:
         set_seed(run.seed)
         model = build_model(run, self.data)
         if train.grad_checkpointing:
-            model.gradient_checkpointing_enable()
+            # The older name is deprecated where there is a newer one.
+            getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
         self.parameters = model.num_parameters()
         groups = parameter_groups(model, train.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=train.lr, betas=train.betas, eps=train.eps)
