@@ -33,6 +33,13 @@ What Triton compiled for a chip, run instruction by instruction on the CPU by `b
 token loop in fp64: outputs, states and all gradients, in every direction, packed, from a state. A budget is twice the
 token loop's own error in that precision and a few roundings, in the root mean square.
 """
+HOST = """\
+## On the host
+
+Where tensors are small, a GPU waits for the host, which checks, plans, allocates and launches. `benchmarks/host.py`
+times that without a GPU, on one that does nothing: all but the launch itself, and with tensors so small that torch's
+own operations take no longer here than their launch there. Microseconds of a call, medians of contenders in turns.
+"""
 UNCOUNTED = "Not yet counted: `python benchmarks/bytes.py --out benchmarks/results/bytes.json` needs no GPU.\n"
 
 
@@ -44,7 +51,9 @@ def performance(table: Table) -> str:
     moved = _bytes(_read(counted), table) if counted.exists() else UNCOUNTED
     emulated = [_read(path) for path in sorted((RESULTS / "emulated").glob("*.json"))]
     checked = [EMULATED, _emulated(emulated, table)] if emulated else []
-    return "\n".join([INTRODUCTION, "## On a GPU\n", *measured, *checked, "## Bytes and launches\n", moved])
+    timed = RESULTS / "host.json"
+    host = [HOST, _host(_read(timed), table)] if timed.exists() else []
+    return "\n".join([INTRODUCTION, "## On a GPU\n", *measured, *checked, "## Bytes and launches\n", moved, *host])
 
 
 def _run(record: dict[str, Any], table: Table) -> str:
@@ -138,6 +147,26 @@ def _bytes(record: dict[str, Any], table: Table) -> str:
     ]
     header = ("op", "K = V", "of", "launches", "bytes forward", "backward", "sum", "/ compulsory")
     return f"{caption}\n{table(header, rows)}"
+
+
+def _host(record: dict[str, Any], table: Table) -> str:
+    peer = "flash-linear-attention"
+    theirs = {row["what"]: row["microseconds"] for row in record["rows"] if row["who"] == peer}
+    lines = [
+        (
+            row["what"],
+            row["who"],
+            str(row["launches"]),
+            _number(row["microseconds"], 1.0),
+            f"{theirs[row['what']] / row['microseconds']:.1f}" if theirs[row["what"]] and row["microseconds"] else "",
+        )
+        for row in record["rows"]
+    ]
+    machine = record["provenance"]
+    caption = (
+        f"{machine['cpu']}, torch {machine['torch']}, triton {record['triton']}, {peer} {record[peer] or 'absent'}.\n"
+    )
+    return f"{caption}\n{table(('hgrn2', 'of', 'Triton launches', 'us', f'{peer} / it'), lines)}"
 
 
 def _shape(row: dict[str, Any]) -> str:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any
 
 import torch
-from measure import LATE, Meter, attempt, gradients, say
+from measure import LATE, Meter, attempt, capture, gradients, say
 from torch import Tensor
 
 from mixerzoo.kernels.gated_linear_attention import gated_linear_attention
@@ -30,6 +31,7 @@ DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 MATRIX_OPS = ("hgrn2", "gated_linear_attention")
 OPERAND = torch.finfo(torch.bfloat16).eps / 2  # the most that rounding to bf16 changes a number by, relatively
 DOCUMENTS = (0, 0, 1, 64, 64, 130, 250)
+OTHER_DOCUMENTS = (0, 7, 7, 8, 100, 249, 250)
 COMMON: tuple[dict[str, Any], ...] = (
     {},
     {"direction": "reverse"},
@@ -44,6 +46,9 @@ OWN: dict[str, tuple[dict[str, Any], ...]] = {
     "gated_linear_attention": (*HEADS, {"gate_per_head": True}, {"decay": "closed"}),
     "gated_scan": ({"T": 1}, {"complex": True}, {"complex": True, "direction": "both"}, {"decay": "closed"}),
 }
+
+
+CAPTURED: tuple[dict[str, Any], ...] = ({}, {"direction": "both"}, {"cu_seqlens": DOCUMENTS}, {"initial_state": False})
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,38 @@ def check(meter: Meter, backend: str, todo: list[Check]) -> Iterator[dict[str, A
         yield row | (worst or {}) | {"error": error}
 
 
+def check_captured(meter: Meter, backend: str) -> Iterator[dict[str, Any]]:
+    """A row for each: both passes, replayed from a CUDA graph on inputs that it wasn't captured with, are bit for bit
+    what they are without. Packed, the documents' lengths are others too. On a CPU, which has no graphs, they run again.
+    """
+    for op, case in ((op, case) for op in OPS for case in CAPTURED[: 1 if meter.smoke else None]):
+        row = {"op": op, "case": case | {"captured": True}, "dtype": "bfloat16"}
+        replay = partial(_replayed, op, case, backend, meter)
+        same, error = (None, LATE) if meter.late else attempt(replay)
+        say(f"captured {op} {case}: {error or ('the same' if same else 'differs')}")
+        yield row | {"ok": bool(same), "error": error}
+
+
+def _replayed(op: str, case: dict[str, Any], backend: str, meter: Meter) -> bool:
+    sizes = ({"D": 70} if op == "gated_scan" else {"K": 64, "V": 64}) | ({} if "cu_seqlens" in case else {"T": 300})
+    make = import_module(f"mixerzoo.kernels.{op}.cases").make_inputs
+    inputs, others = (_placed(make(**sizes | case, dtype=torch.bfloat16, seed=n), meter.device) for n in (0, 1))
+    if "cu_seqlens" in case:
+        others["cu_seqlens"] = torch.tensor(OTHER_DOCUMENTS).to(others["cu_seqlens"])
+    expected, cotangents = _differentiated(op, others, backend)
+    replayed: dict[str, Tensor] = {}
+
+    def run() -> None:
+        replayed.update(_differentiated(op, inputs, backend, cotangents)[0])
+
+    graph = capture(run) if meter.cuda else None
+    for name, x in others.items():
+        if isinstance(x, Tensor):
+            inputs[name].copy_(x)
+    graph.replay() if graph else run()
+    return all(torch.equal(replayed[name], x) for name, x in expected.items())
+
+
 def _worst(check: Check, backend: str, meter: Meter) -> dict[str, Any]:
     op, dtype = check.op, check.dtype
     sizes = {"D": 70} if op == "gated_scan" else {"K": 64, "V": 64}
@@ -97,20 +134,32 @@ def _worst(check: Check, backend: str, meter: Meter) -> dict[str, Any]:
 
 
 def _run(op: str, inputs: dict[str, Any], backend: str, device: torch.device) -> dict[str, Tensor]:
-    placed = {name: x.detach().to(device) if isinstance(x, Tensor) else x for name, x in inputs.items()}
+    return _differentiated(op, _placed(inputs, device), backend)[0]
+
+
+def _placed(inputs: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    return {name: x.detach().to(device) if isinstance(x, Tensor) else x for name, x in inputs.items()}
+
+
+def _differentiated(
+    op: str, inputs: dict[str, Any], backend: str, cotangents: list[Tensor] | None = None
+) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """Results and all gradients by name, and what they were differentiated with: random, unless given."""
     leaves = {
-        name: x.requires_grad_()
-        for name, x in placed.items()
+        name: x.detach().requires_grad_()
+        for name, x in inputs.items()
         if isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())
     }
-    results = OPS[op](**placed, backend=backend)
-    generator = torch.Generator().manual_seed(1)
-    cotangents = [
-        torch.randn(y.shape, generator=generator, dtype=torch.float64).to(device, torch.bfloat16).to(y.dtype)
-        for y in results
-    ]
+    results = OPS[op](**inputs | leaves, backend=backend)
+    if cotangents is None:
+        generator = torch.Generator().manual_seed(1)
+        cotangents = [
+            torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y.device, torch.bfloat16).to(y.dtype)
+            for y in results
+        ]
     found = gradients(results, list(leaves.values()), cotangents)
-    return dict(zip(("y", "final state", *(f"d {name}" for name in leaves)), (*results, *found), strict=True))
+    names = "y", "final state", *(f"d {name}" for name in leaves)
+    return dict(zip(names, (*results, *found), strict=True)), cotangents
 
 
 def _exact(x: Any) -> Any:

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import torch
 sys.path.insert(1, str(Path(__file__).parents[2]))  # for the tests' tolerances
 
 from contenders import Group, groups
-from correctness import check, checks
+from correctness import check, check_captured, checks
 from goals import FORWARD, claims
 from measure import LATE, Meter, Record, Result, attempt, ceilings, compete, say
 
@@ -76,7 +77,8 @@ def measure(record: Record, meter: Meter, only: list[str] | None) -> None:
     say(f"ceilings {values['ceilings']}")
     record.save()
     if only is None or "correctness" in only:
-        for row in check(meter, "torch" if meter.smoke else "triton", checks(smoke=meter.smoke)):
+        backend = "torch" if meter.smoke else "triton"
+        for row in chain(check(meter, backend, checks(smoke=meter.smoke)), check_captured(meter, backend)):
             values["correctness"].append(row)
             record.save()
     for what, shape, build in groups(meter.device, meter.smoke):

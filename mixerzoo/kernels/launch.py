@@ -19,15 +19,15 @@ class Program:
     """What Triton compiles: a kernel and its constants. `on_amd` and `on_ampere` (NVIDIA before sm_90) are those of
     them that differ there. Planned once for all launches that share it, since it keeps what was compiled for it.
 
-    max_registers: what a thread may have. Left to itself, NVIDIA's assembler moves a few of them to memory where one
-    more program fits a multiprocessor for it, in some versions and not in others; None on AMD, which has no such limit.
+    max_registers: what a thread may have on NVIDIA, None leaves it to the assembler, which may move a few of them to
+    memory so that one more program fits a multiprocessor.
     """
 
     kernel: Any
     constants: dict[str, Any]
     num_warps: int = 4
     num_stages: int = 1
-    max_registers: int | None = 255
+    max_registers: int | None = None
     on_amd: dict[str, Any] = field(default_factory=dict)
     on_ampere: dict[str, Any] = field(default_factory=dict)
     _compiled: dict[tuple[Any, ...], tuple[Any, ...]] = field(default_factory=dict, init=False, repr=False)
@@ -54,8 +54,8 @@ class Program:
         key = (device, *[x if x is None else (x.dtype, x.data_ptr() % 16 == 0) for x in tensors])
         if key in self._compiled:
             compiled, names, constants = self._compiled[key]
-            launch = compiled[(*grid, 1, 1)]  # it takes the first three
-            launch(*[arguments[name] for name in names], *constants)
+            in_three = (*grid, 1, 1)[:3]
+            compiled[in_three](*[arguments[name] for name in names], *constants)
             return
         program = self.on(_target(device)) if device.type == "cuda" else self
         compiled = self.kernel[grid](**arguments, **program.constants, **program.options)

@@ -14,8 +14,6 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mixerzoo.kernels.packing import documents
-
 from .layout import Layout, ScanOrder, whole_sequences
 from .short_conv import ShortConv
 
@@ -130,9 +128,7 @@ class Mixer(nn.Module):
             raise ValueError("mask and cu_seqlens exclude each other; remedy: leave padding out of the packed row")
         if x.shape[0] != 1:
             raise ValueError(f"cu_seqlens needs one packed row, B=1, got B={x.shape[0]}; remedy: flatten the batch")
-        index = torch.arange(x.shape[1], device=x.device)
-        layout = Layout((index - documents(cu_seqlens, x.shape[1]).start)[None], None, cu_seqlens)
-        return self.run(x, layout, None, shared)[0]
+        return self.run(x, Layout(x.shape[1], x.device, cu_seqlens=cu_seqlens), None, shared)[0]
 
     def prefill(
         self, x: Tensor, state: Any = None, *, mask: Tensor | None = None, shared: Tensor | None = None
@@ -189,15 +185,13 @@ class Mixer(nn.Module):
 
     def _run_padded(self, x: Tensor, mask: Tensor | None, state: Any, shared: Tensor | None) -> tuple[Tensor, Any]:
         """Moves the tokens of every row to the left, so that a mixer only ever sees padding on the right."""
-        position = torch.arange(x.shape[1], device=x.device)[None]
-        if state is not None:
-            position = position + state.position[:, None]
+        layout = Layout(x.shape[1], x.device, None if state is None else state.position)
         if mask is None:
-            return self.run(x, Layout(position, None, None), state, shared)
+            return self.run(x, layout, state, shared)
         order = mask.logical_not().argsort(dim=1, stable=True)
         valid = mask.gather(1, order)
         x = x.gather(1, order[..., None].expand_as(x)).masked_fill(~valid[..., None], 0)
-        y, state = self.run(x, Layout(position, valid, None), state, shared)
+        y, state = self.run(x, layout._replace(valid=valid), state, shared)
         y = y.masked_fill(~valid[..., None], 0)
         return torch.empty_like(y).scatter(1, order[..., None].expand_as(y), y), state
 

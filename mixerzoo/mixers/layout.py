@@ -7,20 +7,33 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from mixerzoo.kernels.packing import documents
+
 
 class Layout(NamedTuple):
-    """Positions [B or 1,T] int64, each counting its own sequence's (or, packed, document's) tokens from zero.
+    """T tokens of every sequence of a batch; whoever needs their positions asks for them.
 
-    valid: [B,T] bool, None = all; padding is always on the right here. cu_seqlens: [N+1], None = not packed."""
+    before: [B] int64, how many tokens a sequence had before these, None = none. valid: [B,T] bool, None = all; padding
+    is always on the right here. cu_seqlens: [N+1], None = not packed."""
 
-    position: Tensor
-    valid: Tensor | None
-    cu_seqlens: Tensor | None
+    length: int
+    device: torch.device
+    before: Tensor | None = None
+    valid: Tensor | None = None
+    cu_seqlens: Tensor | None = None
+
+    @property
+    def position(self) -> Tensor:
+        """[B or 1,T] int64, each counting its own sequence's (or, packed, document's) tokens from zero."""
+        index = torch.arange(self.length, device=self.device)
+        if self.cu_seqlens is not None:
+            index = index - documents(self.cu_seqlens, self.length).start
+        return index[None] if self.before is None else index + self.before[:, None]
 
 
 def whole_sequences(x: Tensor) -> Layout:
     """Every row of x: [B,T,...] is one sequence from its start to its end."""
-    return Layout(torch.arange(x.shape[1], device=x.device)[None], None, None)
+    return Layout(x.shape[1], x.device)
 
 
 class ScanOrder(Protocol):

@@ -45,7 +45,7 @@ from .triton_chunk import (
 )
 
 
-@triton.jit(do_not_specialize=["T", "sequences", "k_end", "v_end"])
+@triton.jit(do_not_specialize=["T", "sequences"])
 def backward_kernel(
     q,
     key,
@@ -202,14 +202,16 @@ def backward_kernel(
                 if SEVERAL:
                     dv_tile += load_tile(dv, base, row, H * V, v0 + wide_row, v_here & (0 * row + way > 0), ACC)
                 store_tile(dv, dv_tile, base, row, H * V, v0 + wide_row, v_here)
-        steep = tl.min(deepest, 0) < -0.5 * SPAN
+        least = tl.min(deepest, 0)
+        steep = least < -0.5 * SPAN
         if GATE == "logits":
             steep = steep | (tl.min(tl.min(smallest, 1), 0) < FLOOR)
+        zero = 0 if SEVERAL else (least > 0.0).to(tl.int32)  # which the compiler doesn't know
         tl.debug_barrier()
     else:
-        steep = True
+        steep, zero = True, 0
     if steep:
         tree_backward(
             q, key, v, gate, dy, dq, dkey, dv, dgate, block_states, block_gradients, slot, slots, head, base, length,
-            k_end, v_end, scale, H, K, V, WIDE, C, GATE, ACTIVATION, FIRST_WAY, LAST_WAY, FAST_MATH, OPERAND, ACC,
+            zero, k_end, v_end, scale, H, K, V, WIDE, C, GATE, ACTIVATION, FIRST_WAY, LAST_WAY, FAST_MATH, OPERAND, ACC,
         )  # fmt: skip

@@ -114,6 +114,7 @@ def tree_backward(
     head,
     base,
     length,
+    zero,
     k_end,
     v_end,
     scale,
@@ -130,7 +131,8 @@ def tree_backward(
     OPERAND: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """A block's gradients, `length` <= C tokens from row `base` on; the tensors' pointers are at the head."""
+    """A block's gradients, `length` <= C tokens from row `base` on; the tensors' pointers are at the head. `zero` is 0;
+    where the compiler doesn't know that, columns of V are formed here, and not kept in registers from before."""
     BK: tl.constexpr = 16
     BV: tl.constexpr = 16
     BLOCKS: tl.constexpr = C // 16
@@ -148,13 +150,13 @@ def tree_backward(
         row, inside = chunk_rows(length, 0, t, way, C)
         row16, inside16 = chunk_rows(length, 0, 16 * in_block + tl.arange(0, 16)[None, :, None], way, C)
 
-        a, a16 = tl.zeros((C, C), ACC), tl.zeros((BLOCKS, 16, 16), ACC)
         dgate_head = tl.zeros((BLOCKS, 16, 1), ACC)
         # In parts, each of which adds to what those before it stored: together they need too many registers.
         for part in tl.static_range(2 + (LEVELS > 0)):
             if SEVERAL or part > 0:
                 tl.debug_barrier()
             if part > 0:
+                a = tl.zeros((BLOCKS, 16, 16), ACC) if part == 1 else tl.zeros((C, C), ACC)
                 da = tl.zeros((BLOCKS, 16, 16), ACC) if part == 1 else tl.zeros((C, C), ACC)
                 for v0 in range(0, v_end, BV):
                     v_here = within(inside, v0 + v_column, V, BV)
@@ -203,12 +205,12 @@ def tree_backward(
                     # Within sub-blocks.
                     dq_tile, dk_tile = diagonal * k, diagonal * q_tile
                     dlog_f = tl.zeros((BLOCKS, 16, BK), ACC)
-                    a16 += tl.where(i == j, tl.sum(q_tile * k, 2)[:, :, None], 0.0)
+                    a += tl.where(i == j, tl.sum(q_tile * k, 2)[:, :, None], 0.0)
                     for level in tl.static_range(4):
                         odd = odd_half(i, 2**level)
                         w = level_weights(i, j, g, summed, 2**level, ACC)
                         x = tl.where(odd, q_tile, k) * w
-                        a16 += tl.where(pairs(i, j, 2**level), matmul(x, tl.permute(x, (0, 2, 1)), OPERAND, ACC), 0.0)
+                        a += tl.where(pairs(i, j, 2**level), matmul(x, tl.permute(x, (0, 2, 1)), OPERAND, ACC), 0.0)
                         both_ways = pairs(i, j, 2**level) | pairs(j, i, 2**level)
                         dx = matmul(tl.where(both_ways, da, 0.0), x, OPERAND, ACC)
                         dlog_f += matmul(reach(j, i, 2**level), x * dx, OPERAND, ACC)
@@ -261,31 +263,33 @@ def tree_backward(
                     dk_tile += load_tile(dkey, base, row16, H * K, column, here & (0 * row16 + way + part > 0), ACC)
                 store_tile(dq, dq_tile, base, row16, H * K, column, here)
                 store_tile(dkey, dk_tile, base, row16, H * K, column, here)
+            if part > 0:
+                # Wide tiles of V: for each of them all gates are formed again.
+                wide_column = zero + tl.arange(0, WIDE)[None, :]
+                for v0 in range(0, v_end, WIDE):
+                    here = within(inside, v0 + wide_column, V, WIDE)
+                    dy_tile = load_tile(dy, base, row, H * V, v0 + wide_column, here, ACC)
+                    if part == 1:
+                        dy_tile = tl.reshape(dy_tile, (BLOCKS, 16, WIDE))
+                        dv_tile = flat(matmul(tl.permute(a, (0, 2, 1)), dy_tile, OPERAND, ACC))
+                        for k0 in range(0, k_end, BK):
+                            column = k0 + k_column[None, None, :]
+                            k_here = within(inside16, column, K, BK)
+                            gamma = load_gamma(gate, head, column, K, GATE, ACC)
+                            key_tile = load_tile(key, base, row16, H * K, column, k_here, ACC)
+                            k, g = keys_and_gates(
+                                key_tile, gate, gamma, base, row16, column, k_here, GATE, GATE_STRIDE, FAST_MATH, ACC
+                            )
+                            suf = span(j > i, c > b, g, gates_operand(g, OPERAND), ACC)
+                            ds_tile = load_state(dstate, k0 + k_column[:, None], v0 + wide_column, K, V, BK, WIDE, ACC)
+                            dv_tile += matmul(flat(k * suf), ds_tile, OPERAND, ACC)
+                    else:
+                        dv_tile = matmul(tl.trans(a), dy_tile, OPERAND, ACC)
+                    if SEVERAL or part > 1:
+                        stored = here & (0 * row + way + part > 1)
+                        dv_tile += load_tile(dv, base, row, H * V, v0 + wide_column, stored, ACC)
+                    store_tile(dv, dv_tile, base, row, H * V, v0 + wide_column, here)
         if GATE == "head":
             if SEVERAL:
                 dgate_head += load_tile(dgate, base, row16, H, 0 * in_block, inside16 & (0 * row16 + way > 0), ACC)
             store_tile(dgate, dgate_head, base, row16, H, 0 * in_block, inside16)
-
-        # Wide tiles of V: for each of them all gates are formed again.
-        wide_column = tl.arange(0, WIDE)[None, :]
-        for v0 in range(0, v_end, WIDE):
-            here = within(inside, v0 + wide_column, V, WIDE)
-            dy_tile = load_tile(dy, base, row, H * V, v0 + wide_column, here, ACC)
-            dv_tile = matmul(tl.trans(a), dy_tile, OPERAND, ACC)
-            dy_tile = tl.reshape(dy_tile, (BLOCKS, 16, WIDE))
-            dv_tile += flat(matmul(tl.permute(a16, (0, 2, 1)), dy_tile, OPERAND, ACC))
-            for k0 in range(0, k_end, BK):
-                column = k0 + k_column[None, None, :]
-                k_here = within(inside16, column, K, BK)
-                gamma = load_gamma(gate, head, column, K, GATE, ACC)
-                key_tile = load_tile(key, base, row16, H * K, column, k_here, ACC)
-                k, g = keys_and_gates(
-                    key_tile, gate, gamma, base, row16, column, k_here, GATE, GATE_STRIDE, FAST_MATH, ACC
-                )
-                summed = gates_operand(g, OPERAND)
-                suf = span(j > i, c > b, g, summed, ACC)
-                ds_tile = load_state(dstate, k0 + k_column[:, None], v0 + wide_column, K, V, BK, WIDE, ACC)
-                dv_tile += matmul(flat(k * suf), ds_tile, OPERAND, ACC)
-            if SEVERAL:
-                dv_tile += load_tile(dv, base, row, H * V, v0 + wide_column, here & (0 * row + way > 0), ACC)
-            store_tile(dv, dv_tile, base, row, H * V, v0 + wide_column, here)

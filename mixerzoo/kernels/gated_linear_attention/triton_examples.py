@@ -71,6 +71,6 @@ def _example(
         "dq": tensor(*q.shape),
         "dkey": tensor(*key.shape),
         "dv": tensor(*v.shape),
-        "dgate": tensor(states.shape[1] if kind == "logits" else 1, *gate.shape, dtype=state.dtype),
+        "dgate": tensor(*[call.blocks] * (kind == "logits"), *gate.shape, dtype=state.dtype),
     }
     return label, call.forward(y, states, state, state) + call.backward(y, states, state, state, gradients)

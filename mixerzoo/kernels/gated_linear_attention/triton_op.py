@@ -10,7 +10,7 @@ from ..recurrence import Walk
 from ..torch_ops import define, differentiate
 from .schedule import block_size
 from .triton_plan import Call, plan_call, sequence_count, slots
-from .triton_programs import operand_of, ways
+from .triton_programs import operand_of
 from .tuning import fastest
 
 
@@ -30,7 +30,7 @@ def attend(
     if in_place and state is not None and state.is_contiguous() and _is_decoding(q, cu_seqlens, direction, save):
         return decode_in_place(q, key, v, gate, state, scale, kind, activation), state
     y, final_state, _ = linear_attention(q, key, v, gate, state, cu_seqlens, scale, kind, activation, direction, save)
-    return y, final_state if direction == "both" else final_state[0]
+    return y, final_state
 
 
 def _forward(
@@ -46,7 +46,7 @@ def _forward(
     direction: str,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y, the final state [ways,N,H,K,V], and where `save` asks for them the states between blocks."""
+    """y, the final state, and where `save` asks for them the states between blocks."""
     call = plan_call(q, key, v, gate, cu_seqlens, scale, kind, activation, direction)
     y, final_states, block_states = _outputs(q, key, v, cu_seqlens, direction, save)
     if initial_state is not None:
@@ -72,17 +72,26 @@ def _outputs(
     q: Tensor, key: Tensor, v: Tensor, cu_seqlens: Tensor | None, direction: str, save: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     operand = operand_of(q.dtype, key.dtype, v.dtype)
-    final_states = q.new_empty(_states(q, v, cu_seqlens, direction), dtype=torch.promote_types(operand, torch.float32))
-    blocks = slots(q, cu_seqlens, block_size(operand))
-    block_states = q.new_empty(_states(q, v, cu_seqlens, direction, blocks) if save else 0, dtype=operand)
-    return v.new_empty(v.shape), final_states, block_states
+    final_states = _states(q, v, sequence_count(q, cu_seqlens), direction, torch.promote_types(operand, torch.float32))
+    blocks = slots(q, cu_seqlens, block_size(operand)) if save else 0
+    return _contiguous_like(v), final_states, _states(q, v, blocks, direction, operand)
+
+
+def _states(q: Tensor, v: Tensor, count: int, direction: str, dtype: torch.dtype) -> Tensor:
+    """[count,H,K,V], for both directions [2,count,H,K,V]."""
+    shape = count, q.shape[2], q.shape[3], v.shape[3]
+    return q.new_empty((2, *shape) if direction == "both" else shape, dtype=dtype)
+
+
+def _contiguous_like(x: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 def _decode_in_place(
     q: Tensor, key: Tensor, v: Tensor, gate: Tensor, state: Tensor, scale: float, kind: str, activation: str
 ) -> Tensor:
     """One token: y; `state` [B,H,K,V] becomes the final one."""
-    y = v.new_empty(v.shape)
+    y = _contiguous_like(v)
     for launch in plan_call(q, key, v, gate, None, scale, kind, activation, "causal").decode(y, state, state):
         launch.run()
     torch.autograd.graph.increment_version(state)
@@ -105,39 +114,31 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """(dq, dkey, dv, dgate, dinitial_state)."""
     call = plan_call(q, key, v, gate, cu_seqlens, scale, kind, activation, direction)
-    parts = block_states.shape[1] if kind == "logits" else 1
+    precision = call.variant.precision
     gradients = {
-        "dq": q.new_empty(q.shape),
-        "dkey": key.new_empty(key.shape),
-        "dv": v.new_empty(v.shape),
-        "dgate": gate.new_empty((parts, *gate.shape), dtype=call.variant.precision),
+        "dq": _contiguous_like(q),
+        "dkey": _contiguous_like(key),
+        "dv": _contiguous_like(v),
+        "dgate": gate.new_empty((call.blocks, *gate.shape) if kind == "logits" else gate.shape, dtype=precision),
     }
-    dinitial_state = q.new_empty(_states(q, v, cu_seqlens, direction), dtype=call.variant.precision)
+    dinitial_state = _states(q, v, sequence_count(q, cu_seqlens), direction, precision)
     dfinal_state = None if dfinal_state is None else dfinal_state.contiguous()
     for launch in call.backward(dy.contiguous(), block_states, dfinal_state, dinitial_state, gradients):
         launch.run()
-    dgate = gradients["dgate"].sum(0) if kind == "logits" else gradients["dgate"][0]
+    dgate = gradients["dgate"].sum(0) if kind == "logits" else gradients["dgate"]
     return gradients["dq"], gradients["dkey"], gradients["dv"], dgate.to(gate.dtype), dinitial_state
 
 
 def _gradients(q, key, v, gate, cu_seqlens, block_states, dy, dfinal_state, scale, kind, activation, direction):
     precision = torch.promote_types(block_states.dtype, torch.float32)
-    dinitial_state = q.new_empty(_states(q, v, cu_seqlens, direction), dtype=precision)
-    return *(x.new_empty(x.shape) for x in (q, key, v, gate)), dinitial_state
-
-
-def _states(
-    q: Tensor, v: Tensor, cu_seqlens: Tensor | None, direction: str, count: int | None = None
-) -> tuple[int, ...]:
-    """[ways,N,H,K,V], N the sequences or what is given."""
-    first_way, last_way = ways(direction)
-    return last_way - first_way, sequence_count(q, cu_seqlens) if count is None else count, *q.shape[2:], v.shape[3]
+    dinitial_state = _states(q, v, sequence_count(q, cu_seqlens), direction, precision)
+    return *map(_contiguous_like, (q, key, v, gate)), dinitial_state
 
 
 def _save(ctx, inputs, outputs) -> None:
     q, key, v, gate, initial_state, cu_seqlens, *ctx.options, ctx.complete = inputs
     ctx.save_for_backward(q, key, v, gate, cu_seqlens, outputs[2])
-    ctx.state = None if initial_state is None else (initial_state.shape, initial_state.dtype)
+    ctx.state_dtype = None if initial_state is None else initial_state.dtype
     ctx.set_materialize_grads(False)
 
 
@@ -150,11 +151,7 @@ def _gradient(ctx, dy, dfinal_state, _):
     *gradients, dinitial_state = linear_attention_backward(
         q, key, v, gate, cu_seqlens, block_states, dy, dfinal_state, *ctx.options
     )
-    if ctx.state is None:
-        dinitial_state = None
-    else:
-        shape, dtype = ctx.state
-        dinitial_state = dinitial_state.view(shape).to(dtype)
+    dinitial_state = None if ctx.state_dtype is None else dinitial_state.to(ctx.state_dtype)
     return *gradients, dinitial_state, *[None] * 6
 
 

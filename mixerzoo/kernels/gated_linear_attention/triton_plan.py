@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from ..launch import Arguments, Launch, Program
@@ -31,6 +32,11 @@ class Call:
     def candidates(self) -> list[Schedule]:
         return candidates(self.q.shape[1], self.variant.K, self.variant.V, operand=self.variant.operand)
 
+    @property
+    def blocks(self) -> int:
+        """Blocks of tokens, with a state ahead of each."""
+        return slots(self.q, self.cu_seqlens, self.variant.block)
+
     def scheduled(self, schedule: Schedule) -> Call:
         """The same call, laid out differently."""
         one = self.variant
@@ -45,7 +51,7 @@ class Call:
         launches, first_states, segments = [], initial_state, sequence_count(self.q, self.cu_seqlens)
         if segment is not None:
             segments = slots(self.q, self.cu_seqlens, segment)
-            first_states = self.q.new_empty(one.states_shape(segments), dtype=one.precision)
+            first_states = self.q.new_empty((one.ways, segments, one.H, one.K, one.V), dtype=one.precision)
             launches = [self._between(segment, one.states, self.v, initial_state, first_states, None)]
         arguments: Arguments = {
             "q": self.q,
@@ -61,7 +67,7 @@ class Call:
             "sequences": sequence_count(self.q, self.cu_seqlens),
             "segment_size": segment or self.q.shape[1],
             "segment_slots": segments,
-            "block_slots": slots(self.q, self.cu_seqlens, one.block),
+            "block_slots": self.blocks,
             "scale": self.scale,
         }
         return [*launches, Launch(one.forward, (segments, one.H, -(-one.V // one.schedule.block_v)), arguments)]
@@ -92,7 +98,7 @@ class Call:
     ) -> list[Launch]:
         """Writes `gradients`: dq, dkey, dv, dgate (of logits a part for every block, [blocks,H,K]), and that of the
         initial state."""
-        one, block_gradients = self.variant, block_states.new_empty(block_states.shape)
+        one, block_gradients = self.variant, torch.empty_like(block_states)
         arguments: Arguments = {
             "q": self.q,
             "key": self.key,
@@ -111,7 +117,7 @@ class Call:
         }
         return [
             self._between(one.block, one.gradients, dy, last_gradients, block_gradients, first_gradients),
-            Launch(one.backward, (block_states.shape[1], one.H), arguments),
+            Launch(one.backward, (self.blocks, one.H), arguments),
         ]
 
     def _between(
@@ -130,12 +136,12 @@ class Call:
             "cu_seqlens": self.cu_seqlens,
             "T": self.q.shape[1],
             "sequences": count,
-            "part_slots": found.shape[1],
+            "part_slots": slots(self.q, self.cu_seqlens, size),
             "part_size": size,
             "scale": self.scale,
         }
         blocks = -(-one.K // program.constants["BK"]) * -(-one.V // program.constants["BV"])
-        return Launch(program, (found.shape[0] * count, one.H, blocks), arguments)
+        return Launch(program, (one.ways * count, one.H, blocks), arguments)
 
 
 def sequence_count(q: Tensor, cu_seqlens: Tensor | None) -> int:

@@ -31,11 +31,6 @@ def operand_of(*dtypes: torch.dtype) -> torch.dtype:
     return torch.bfloat16 if half else functools.reduce(torch.promote_types, dtypes)
 
 
-def ways(direction: str) -> tuple[int, int]:
-    """The first and one past the last of 0, ahead, and 1, back."""
-    return {"causal": (0, 1), "reverse": (1, 2), "both": (0, 2)}[direction]
-
-
 @dataclass(frozen=True)
 class Variant:
     """All of a call but its tensors, B and T: see `triton_plan.Call`. dtypes: of q, key and v."""
@@ -49,8 +44,15 @@ class Variant:
     dtypes: tuple[torch.dtype, torch.dtype, torch.dtype]
     schedule: Schedule
 
-    def states_shape(self, slots: int) -> tuple[int, ...]:
-        return ways(self.direction)[1] - ways(self.direction)[0], slots, self.H, self.K, self.V
+    @property
+    def ways(self) -> int:
+        """How many times a call goes through time."""
+        return 2 if self.direction == "both" else 1
+
+    @property
+    def _first_way(self) -> int:
+        """Way 0 is ahead, 1 is back."""
+        return int(self.direction == "reverse")
 
     @functools.cached_property
     def operand(self) -> torch.dtype:
@@ -68,10 +70,9 @@ class Variant:
     @functools.cached_property
     def forward(self) -> Program:
         block_k, block_v = self.schedule.block_k, self.schedule.block_v
-        first_way, last_way = ways(self.direction)
         constants = self._common | {
-            "FIRST_WAY": first_way,
-            "LAST_WAY": last_way,
+            "FIRST_WAY": self._first_way,
+            "LAST_WAY": self._first_way + self.ways,
             "BK": block_k,
             "BV": block_v,
             "C": self.schedule.chunk,
@@ -115,22 +116,21 @@ class Variant:
         block_k = min(32 if narrow else 64, power_of_two(self.K))
         long = self.dtypes[:2] == (torch.bfloat16, torch.bfloat16) and block_k * block_v >= 32 * 32
         constants = self._common | {
-            "FIRST_WAY": ways(self.direction)[0],
+            "FIRST_WAY": self._first_way,
             "BK": block_k,
             "BV": block_v,
             "C": self.block if long else self.schedule.chunk,
             "ADJOINT": adjoint,
         }
         on_ampere = {"C": self.schedule.chunk} if block_k * block_v < 64 * 64 else {}
-        return Program(states_kernel, constants, on_ampere=on_ampere)
+        return Program(states_kernel, constants, max_registers=None if exact else 255, on_ampere=on_ampere)
 
     @functools.cached_property
     def backward(self) -> Program:
         block_k, block_v, wide = self._tiles
-        first_way, last_way = ways(self.direction)
         constants = self._common | {
-            "FIRST_WAY": first_way,
-            "LAST_WAY": last_way,
+            "FIRST_WAY": self._first_way,
+            "LAST_WAY": self._first_way + self.ways,
             "BK": block_k,
             "BV": block_v,
             "WIDE": wide,

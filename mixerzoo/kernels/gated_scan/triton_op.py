@@ -174,7 +174,8 @@ def _program(
         "STAGES": tile.stages[adjoint],
         "ACC": tl.float64 if precision == torch.float64 else tl.float32,
     }
-    return Program(scan_backward if adjoint else scan_forward, constants, tile.warps[adjoint])
+    kernel = scan_backward if adjoint else scan_forward
+    return Program(kernel, constants, tile.warps[adjoint], max_registers=255)
 
 
 def _in_memory(tensor: Tensor) -> Tensor:

@@ -45,7 +45,9 @@ def _on_triton(
 ) -> tuple[Tensor, Tensor]:
     from ..gated_linear_attention.triton_op import attend
 
-    gamma = gamma.to(torch.promote_types(gamma.dtype, torch.float32)).expand(q.shape[2:])
+    gamma = gamma.to(torch.promote_types(gamma.dtype, torch.float32))
+    if gamma.shape != q.shape[2:]:
+        gamma = gamma.expand(q.shape[2:])
     return attend(q, x, v, gamma, scale, "logits", q_activation, walk)
 
 

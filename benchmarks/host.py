@@ -1,0 +1,173 @@
+"""What a call of HGRN2 costs the host: ours and flash-linear-attention's, on a GPU that does nothing, without a GPU.
+
+    python benchmarks/host.py [--smoke] [--out FILE]
+
+Where tensors are small, a GPU waits for the host, which checks, plans, allocates and launches. Everything is done here
+but the launch itself: Triton's last step is a function that returns. Tensors are so small that torch's own operations,
+which run on the CPU, take no longer than their launch on a GPU. Contenders take turns, and medians are compared. A peer
+that isn't installed is reported as absent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from time import perf_counter
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+import triton
+from idle_gpu import idle_gpu
+from torch import Tensor
+
+from mixerzoo.kernels.hgrn2 import hgrn2
+from mixerzoo.tasks.provenance import provenance
+
+LENGTHS = {"one launch forward": 200, "two launches forward": 300}
+WIDTH = 16
+OURS, PEER = "mixerzoo", "flash-linear-attention"
+Run = Callable[[], Any]
+
+
+def passes(length: int) -> dict[str, dict[str, Run]]:
+    """By pass and name."""
+    q, x, v = (torch.randn(1, length, 1, WIDTH).bfloat16().requires_grad_() for _ in range(3))
+    bound = torch.full((1, WIDTH), 0.5, requires_grad=True)
+    inputs, dy = (q, x, v, bound), torch.randn_like(v)
+    forward = {
+        OURS: lambda: hgrn2(*inputs, scale=WIDTH**-0.5, q_activation="silu", backend="triton")[0],
+        PEER: lambda: peer()(*inputs),
+    }
+    both = {who: lambda run=run: torch.autograd.grad(run(), inputs, dy) for who, run in forward.items()}
+    return {"inference": {who: torch.no_grad()(run) for who, run in forward.items()}, "forward + backward": both}
+
+
+def steps() -> dict[str, Run]:
+    """One token, from a state."""
+    q, x, v = (torch.randn(1, 1, 1, WIDTH).bfloat16() for _ in range(3))
+    bound, state = torch.full((1, WIDTH), 0.5), torch.zeros(1, 1, WIDTH, WIDTH)
+
+    def ours(in_place: bool) -> Any:
+        options: dict[str, Any] = {"scale": WIDTH**-0.5, "q_activation": "silu", "in_place": in_place}
+        return hgrn2(q, x, v, bound, initial_state=state, backend="triton", **options)
+
+    def theirs() -> Any:
+        from fla.ops.gla import fused_recurrent_gla
+
+        activated, k, log_f = gates(q, x, v, bound)
+        return fused_recurrent_gla(activated, k, v, gk=log_f, initial_state=state, output_final_state=True)
+
+    runs = {OURS: lambda: ours(False), f"{OURS}, in place": lambda: ours(True), PEER: theirs}
+    return {who: torch.no_grad()(run) for who, run in runs.items()}
+
+
+def peer() -> Callable[..., Tensor]:
+    from fla.ops.gla import chunk_gla
+
+    def run(q: Tensor, x: Tensor, v: Tensor, bound: Tensor) -> Tensor:
+        activated, k, log_f = gates(q, x, v, bound)
+        return chunk_gla(activated, k, v, log_f)[0]
+
+    return run
+
+
+def gates(q: Tensor, x: Tensor, v: Tensor, bound: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The chain between projections and kernel in flash-linear-attention's layer."""
+    log_f = torch.logaddexp(bound.log(), torch.log1p(-bound) + F.logsigmoid(x))
+    return F.silu(q), (1 - log_f.exp()).to(v), log_f
+
+
+def peer_on_an_idle_gpu() -> Any:
+    """flash-linear-attention asks torch for the GPU, and its autotuner would time what runs nothing."""
+    from triton.runtime.autotuner import Autotuner
+
+    properties = SimpleNamespace(shared_memory_per_block_optin=227 * 1024, multi_processor_count=132)
+    return patch.multiple(
+        torch.cuda,
+        get_device_name=lambda device=0: "NVIDIA H200",
+        get_device_capability=lambda device=0: (9, 0),
+        get_device_properties=lambda device=0: properties,
+        current_device=lambda: 0,
+        device=lambda device: nullcontext(),
+    ), patch.object(Autotuner, "_bench", lambda self, *arguments, **named: [1.0, 1.0, 1.0])
+
+
+def compete(runs: dict[str, Run], rounds: int) -> dict[str, dict[str, Any]]:
+    """Medians by name; what a peer fails with is its row."""
+    errors: dict[str, str] = {}
+    times: dict[str, list[float]] = {who: [] for who in runs}
+    for who, run in runs.items():
+        try:
+            for _ in range(3):
+                run()
+        except Exception as error:
+            errors[who] = f"{type(error).__name__}: {error}"[:200]
+    for _ in range(rounds):
+        for who, run in runs.items():
+            if who not in errors:
+                start = perf_counter()
+                run()
+                times[who].append(perf_counter() - start)
+    return {
+        who: {"microseconds": None if who in errors else 1e6 * statistics.median(times[who]), "error": errors.get(who)}
+        for who in runs
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--smoke", action="store_true", help="few rounds: does it run")
+    parser.add_argument("--out", type=Path, metavar="FILE")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    launches = 0
+
+    def launched(*what: Any) -> None:
+        nonlocal launches
+        launches += 1
+
+    rows = []
+    cuda, autotuner = peer_on_an_idle_gpu()
+    with idle_gpu(launched), cuda, autotuner:
+        groups = {f"{name}, {how}": runs for how, length in LENGTHS.items() for name, runs in passes(length).items()}
+        for what, runs in (groups | {"one token": steps()}).items():
+            for who, result in compete(runs, 10 if arguments.smoke else 500).items():
+                launches = 0
+                if result["error"] is None:
+                    runs[who]()
+                rows.append({"what": what, "who": who, "launches": launches} | result)
+                time = result["error"] or f"{result['microseconds']:6.0f} us, {launches} Triton launches"
+                print(f"{what:45} {who:25} {time}")
+    record = {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "smoke": arguments.smoke,
+        "provenance": provenance(sys.argv),
+        "triton": triton.__version__,
+        "flash-linear-attention": _version("flash-linear-attention"),
+        "rows": rows,
+    }
+    if arguments.out is not None:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+if __name__ == "__main__":
+    main()
