@@ -176,6 +176,29 @@ def test_exported() -> None:
     assert_identical(torch.export.export(Op(), arguments).module()(*arguments), Op()(*arguments))
 
 
+def test_exported_without_gradients_it_says_so_when_asked_for_them() -> None:
+    class Op(torch.nn.Module):
+        def forward(self, q: Tensor, x: Tensor, v: Tensor) -> Tensor:
+            return hgrn2(q, x, v, 0.5, backend="triton")[0]
+
+    inputs = cases.make_inputs(**SMALL | {"T": 5}, dtype=torch.float32)
+    with torch.no_grad():
+        exported = torch.export.export(Op(), tuple(inputs[name] for name in "qxv")).module()
+    y = exported(*(inputs[name].requires_grad_() for name in "qxv"))
+    with pytest.raises(RuntimeError, match="made without gradients; remedy: export"):
+        y.sum().backward()
+
+
+def test_derivatives_that_are_not_there_raise() -> None:
+    inputs = on_triton(cases.make_inputs(**SMALL | {"T": 5}))
+    q, v = inputs["q"].requires_grad_(), inputs["v"].requires_grad_()
+    (dv,) = torch.autograd.grad(hgrn2(**inputs)[0].square().sum(), v, create_graph=True)
+    with pytest.raises(NotImplementedError, match="no second derivatives; remedy: backend='torch'"):
+        torch.autograd.grad(dv.sum(), q)
+    with pytest.raises(NotImplementedError):  # torch's own words
+        torch.func.jvp(lambda v: hgrn2(**inputs | {"v": v})[0], (v.detach(),), (v.detach(),))
+
+
 def test_autocast_changes_nothing() -> None:
     inputs = on_triton(cases.make_inputs(T=20, dtype=torch.float32))
     expected = hgrn2(**inputs)

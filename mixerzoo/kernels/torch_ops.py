@@ -1,7 +1,7 @@
 """How an op of ours becomes one of torch's: opaque to its compiler, differentiable, and cheap to call.
 
-`torch.library.custom_op` does the same in more steps, some of them once more at every call: with its gradient an op
-takes 140 us of the host, here 70. The dispatcher's keys are those that it registers.
+`torch.library.custom_op` does the same in more steps, at every call, which the host has to wait for where tensors are
+small. The dispatcher's keys are those that it registers.
 """
 
 from __future__ import annotations
@@ -10,9 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 LIBRARY = torch.library.Library("mixerzoo", "FRAGMENT")
 
@@ -29,23 +26,27 @@ def define(name: str, run: Callable[..., Any], fake: Callable[..., Any], *, muta
 
 def differentiate(op: Any, save: Callable[..., None], gradient: Callable[..., tuple[Any, ...]]) -> None:
     """Gives `op` a gradient: `save(ctx, inputs, outputs)` after a forward pass, `gradient(ctx, *d outputs)` to the
-    gradient of every input, as `torch.autograd.Function` has them. A second derivative raises."""
-
-    class Differentiated(Function):
-        @staticmethod
-        def forward(ctx: Any, *inputs: Any) -> Any:
-            outputs = plain(*inputs)
-            save(ctx, inputs, outputs)
-            return outputs
-
-        backward = staticmethod(once_differentiable(gradient))  # type: ignore[assignment]
+    gradient of every input, as `torch.autograd.Function` has them. Forward-mode derivatives raise."""
 
     def plain(*inputs: Any) -> Any:
         with torch._C._AutoDispatchBelowAutograd():
             return op(*inputs)
 
+    class Differentiated(torch.autograd.Function):
+        forward = staticmethod(plain)  # type: ignore[assignment]
+        setup_context = staticmethod(save)  # type: ignore[assignment]
+        backward = staticmethod(gradient)  # type: ignore[assignment]
+
     def run(*inputs: Any) -> Any:
-        wanted = torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs)
-        return Differentiated.apply(*inputs) if wanted else plain(*inputs)
+        return Differentiated.apply(*inputs) if torch.is_grad_enabled() else plain(*inputs)
 
     LIBRARY.impl(op.name().removeprefix("mixerzoo::"), run, "Autograd")
+
+
+def refuse_second_derivatives(op: Any) -> None:
+    """For an op that computes gradients, and has none of its own: they would be zero, and nobody told."""
+
+    def refuse(ctx: Any, *_: Any) -> tuple[Any, ...]:
+        raise NotImplementedError(f"{op.name()} has no second derivatives; remedy: backend='torch'")
+
+    differentiate(op, lambda ctx, inputs, outputs: None, refuse)

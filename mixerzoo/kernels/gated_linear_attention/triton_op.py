@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..dispatch import tuning
 from ..recurrence import Walk
-from ..torch_ops import define, differentiate
+from ..torch_ops import define, differentiate, refuse_second_derivatives
 from .schedule import block_size
 from .triton_plan import Call, plan_call, sequence_count, slots
 from .triton_programs import operand_of
@@ -167,3 +167,4 @@ decode_in_place = define(
     "linear_attention_decode", _decode_in_place, lambda q, key, v, *rest: v.new_empty(v.shape), mutates=("state",)
 )
 differentiate(linear_attention, _save, _gradient)
+refuse_second_derivatives(linear_attention_backward)

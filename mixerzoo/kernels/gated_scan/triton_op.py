@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..launch import Arguments, Launch, Program
-from ..torch_ops import define, differentiate
+from ..torch_ops import define, differentiate, refuse_second_derivatives
 from .triton_scan import scan_backward, scan_forward
 
 SHORTEST_BLOCK = 64
@@ -262,3 +262,4 @@ def _gradient(ctx, dh, dfinal_state, _):
 gated_scan = define("gated_scan", _forward, _forward_outputs)
 gated_scan_backward = define("gated_scan_backward", _backward, _gradients)
 differentiate(gated_scan, _save, _gradient)
+refuse_second_derivatives(gated_scan_backward)
