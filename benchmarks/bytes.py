@@ -20,7 +20,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,7 +33,7 @@ from torch import Tensor
 from mixerzoo.kernels.check_bytes import Moved, measure
 from mixerzoo.kernels.gated_linear_attention import gated_linear_attention, schedule
 from mixerzoo.kernels.hgrn2 import hgrn2
-from mixerzoo.tasks.provenance import provenance
+from mixerzoo.tasks.provenance import installed_version, provenance
 
 schedule.BUSY = 1  # the one head counted stands for the many of a language model, which keep a GPU busy
 
@@ -226,8 +225,8 @@ def main() -> None:
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "smoke": arguments.smoke,
         "provenance": provenance(sys.argv),
-        "triton": version("triton"),
-        "peers": {package: _version(package) for package in ("flash-linear-attention", "fla-core")},
+        "triton": installed_version("triton"),
+        "peers": {package: installed_version(package) for package in ("flash-linear-attention", "fla-core")},
         "sizes": asdict(sizes),
         "claims": [] if arguments.smoke else claims(rows),
         "rows": rows,
@@ -236,13 +235,6 @@ def main() -> None:
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from functools import partial
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ from mixerzoo.kernels.gated_scan import gated_scan
 from mixerzoo.kernels.hgrn2 import cases as hgrn2_cases
 from mixerzoo.kernels.hgrn2 import hgrn2
 from mixerzoo.mixers.base import Mixer
-from mixerzoo.tasks.provenance import provenance
+from mixerzoo.tasks.provenance import installed_version, provenance
 
 Run = Callable[[], Any]
 Op = Callable[..., Tensor]
@@ -279,7 +278,7 @@ def main() -> None:
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "smoke": arguments.smoke,
         "provenance": provenance(sys.argv),
-        "peers": {package: _version(package) for package in ("flash-linear-attention", "fla-core")},
+        "peers": {package: installed_version(package) for package in ("flash-linear-attention", "fla-core")},
         "threads": torch.get_num_threads(),
         "sizes": asdict(sizes),
         "claims": [] if arguments.smoke else claims(sizes, results),
@@ -316,13 +315,6 @@ def _ratio(values: dict[Any, float | None], numerator: Any, denominator: Any) ->
 
 def _holds(value: float | None, sign: str, bound: float) -> bool | None:
     return None if value is None else value >= bound if sign == ">=" else value <= bound
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _milliseconds(seconds: float | None) -> str:

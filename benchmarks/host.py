@@ -17,7 +17,6 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter
 from types import SimpleNamespace
@@ -31,7 +30,7 @@ from idle_gpu import idle_gpu
 from torch import Tensor
 
 from mixerzoo.kernels.hgrn2 import hgrn2
-from mixerzoo.tasks.provenance import provenance
+from mixerzoo.tasks.provenance import installed_version, provenance
 
 LENGTHS = {"one launch forward": 200, "two launches forward": 300}
 WIDTH = 16
@@ -154,19 +153,12 @@ def main() -> None:
         "smoke": arguments.smoke,
         "provenance": provenance(sys.argv),
         "triton": triton.__version__,
-        "flash-linear-attention": _version("flash-linear-attention"),
+        "flash-linear-attention": installed_version("flash-linear-attention"),
         "rows": rows,
     }
     if arguments.out is not None:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 if __name__ == "__main__":

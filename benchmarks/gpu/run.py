@@ -14,7 +14,6 @@ import gc
 import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from correctness import check, check_captured, checks
 from goals import FORWARD, claims
 from measure import LATE, Meter, Record, Result, attempt, ceilings, compete, say
 
-from mixerzoo.tasks.provenance import provenance
+from mixerzoo.tasks.provenance import installed_version, provenance
 
 PEERS = ("flash-linear-attention", "fla-core", "transformers", "triton")
 
@@ -62,7 +61,7 @@ def header(smoke: bool, device: torch.device) -> dict[str, Any]:
         "smoke": smoke,
         "provenance": provenance(sys.argv),
         "gpu": None if smoke else _gpu(device),
-        "peers": {package: _version(package) for package in PEERS},
+        "peers": {package: installed_version(package) for package in PEERS},
         "complete": False,
         "ceilings": {},
         "correctness": [],
@@ -155,13 +154,6 @@ def _gpu(device: torch.device) -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "hip": torch.version.hip,
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 if __name__ == "__main__":

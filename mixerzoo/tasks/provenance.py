@@ -28,7 +28,7 @@ def _circumstances() -> dict[str, Any]:
     packages = ("mixerzoo", "torch", "numpy", "accelerate", "timm", "transformers")
     return {
         "python": platform.python_version(),
-        **{package: _version(package) for package in packages},
+        **{package: installed_version(package) for package in packages},
         "platform": platform.platform(),
         "host": platform.node(),
         "cpu": _cpu(),
@@ -38,8 +38,8 @@ def _circumstances() -> dict[str, Any]:
     }
 
 
-def _version(package: str) -> str | None:
-    """None where it runs from a folder, or isn't needed."""
+def installed_version(package: str) -> str | None:
+    """Of a package; None where it isn't installed, or runs from a folder."""
     try:
         return version(package)
     except PackageNotFoundError:

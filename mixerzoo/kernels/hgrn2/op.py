@@ -110,7 +110,7 @@ def _lower_bound(lower_bound: Tensor | float, q: Tensor, shape: tuple[int, int])
     if not isinstance(lower_bound, Tensor):
         check_lower_bound(lower_bound)
         dtype = torch.promote_types(q.dtype, torch.float32)
-        return torch.full((), lower_bound, dtype=dtype, device=q.device)
+        return torch.full(shape, lower_bound, dtype=dtype, device=q.device)
     if lower_bound.ndim > 2 or any(n not in (1, m) for n, m in zip(lower_bound.shape[::-1], shape[::-1], strict=False)):
         raise ValueError(f"lower_bound must broadcast to [H,K]={shape}, got {tuple(lower_bound.shape)}")
     return lower_bound
