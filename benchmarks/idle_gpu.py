@@ -33,7 +33,7 @@ class _Driver:
         return {"max_shared_mem": 227 * 1024, "multiprocessor_count": 132, "warpSize": 32}
 
     def load_binary(self, name: str, code: bytes, shared: int, device: int) -> tuple[Any, ...]:
-        return None, (name, code), 0, 0, 1024
+        return self, (name, code), 0, 0, 1024
 
     def launcher_cls(self, source: Any, metadata: Any) -> Callable[..., None]:
         def run(x: int, y: int, z: int, stream: int, function: tuple[str, bytes], *arguments: Any) -> None:
