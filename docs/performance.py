@@ -37,8 +37,8 @@ HOST = """\
 ## On the host
 
 Where tensors are small, a GPU waits for the host, which checks, plans, allocates and launches. `benchmarks/host.py`
-times that without a GPU, on one that does nothing: all but the launch itself, and with tensors so small that torch's
-own operations take no longer here than their launch there. Microseconds of a call, medians of contenders in turns.
+times that without a GPU, on one that does nothing: all but the launch itself, with tensors so small that what torch's
+own operations compute hardly counts. Microseconds of a call, medians of contenders in turns.
 """
 UNCOUNTED = "Not yet counted: `python benchmarks/bytes.py --out benchmarks/results/bytes.json` needs no GPU.\n"
 
@@ -157,7 +157,7 @@ def _host(record: dict[str, Any], table: Table) -> str:
             row["what"],
             row["who"],
             str(row["launches"]),
-            _number(row["microseconds"], 1.0),
+            f"{row['microseconds']:,.0f}" if row["microseconds"] else row["error"],
             f"{theirs[row['what']] / row['microseconds']:.1f}" if theirs[row["what"]] and row["microseconds"] else "",
         )
         for row in record["rows"]
