@@ -47,8 +47,10 @@ def claims(rows: list[dict[str, Any]], copy_bandwidth: float | None) -> list[dic
     for shape in (*LM, SMALL, LRA):  # T >= 1024
         promised.append((f"hgrn2, both passes: time of {FLASH} / ours", shape, ratio("hgrn2", shape, FLASH), ">=", 1.0))
     for shape in DECODE:
-        floor = quotient("hgrn2 step", shape, FORWARD, OURS_CAPTURED, COPY_CAPTURED)
-        promised.append(("hgrn2, one token: time / that of a copy of the state", shape, floor, "<=", 1.3))
+        floor = over_floor("hgrn2 step", shape)
+        promised.append(("hgrn2, one token: time / memory floor", shape, floor, "<=", 1.3))
+        copied = quotient("hgrn2 step", shape, FORWARD, OURS_CAPTURED, COPY_CAPTURED)
+        promised.append(("hgrn2, one token, in CUDA graphs: time / a copy of the state", shape, copied, "<=", 1.3))
     return [
         {"claim": what, "shape": shape, "measured": value, "bound": f"{sign} {bound:g}",
          "holds": None if value is None else value >= bound if sign == ">=" else value <= bound}

@@ -75,13 +75,14 @@ class Attention(Mixer):
     ) -> tuple[Tensor, KVCache | FixedKVCache | None]:
         q, k, v = (proj(x).unflatten(-1, (-1, self.K)) for proj in (self.q_proj, self.k_proj, self.v_proj))
         q, k = self.q_norm(q), self.k_norm(k)
+        position = layout.position
         if self.rotary:
             frequencies = rope_frequencies(self.K, self.rotary_base)
-            q, k = (rotate(part, layout.position, frequencies, interleaved=False) for part in (q, k))
+            q, k = (rotate(part, position, frequencies, interleaved=False) for part in (q, k))
 
         past = state is not None and state.keys.shape[1] > 0
         everything_counts = not past and layout.valid is None
-        query_position = key_position = layout.position.expand(x.shape[:2])
+        query_position = key_position = position.expand(x.shape[:2])
         if layout.valid is not None:
             key_position = key_position.masked_fill(~layout.valid, -1)
         if state is not None:

@@ -84,7 +84,8 @@ class RetNet(LinearMixer):
         q, k, v = (part.unflatten(-1, (self.num_heads, -1)) for part in projected)
         if self.rotary != "none":
             frequencies = (xpos_frequencies if self.rotary == "xpos" else rope_frequencies)(self.K)
-            q, k = (rotate(part, layout.position, frequencies, interleaved=True) for part in (q, k))
+            position = layout.position
+            q, k = (rotate(part, position, frequencies, interleaved=True) for part in (q, k))
         dtype = torch.promote_types(q.dtype, torch.float32)
         log_f = torch.log1p(-(2.0 ** (-5 - torch.arange(self.num_heads, device=q.device, dtype=dtype))))
         log_f = log_f[:, None].expand(*q.shape[:2], -1, -1)

@@ -30,10 +30,11 @@ class ShortConv(nn.Module):
         past = x.new_zeros(x.shape[0], reach, x.shape[2]) if past is None else past.to(x.dtype)
         history = torch.cat([past, x], 1)
         y = history[:, reach:] * self.weight[:, reach]
+        position = None if layout.cu_seqlens is None else layout.position
         for back in range(1, self.width):
             tap = history[:, reach - back : reach - back + T]
-            if layout.cu_seqlens is not None:
-                tap = tap * (layout.position >= back)[..., None]
+            if position is not None:
+                tap = tap * (position >= back)[..., None]
             y = y + tap * self.weight[:, reach - back]
         return F.silu(y) if self.activation == "silu" else y, _last(history, reach, layout.valid)
 
