@@ -50,6 +50,11 @@ def store(w: Warps, i: Instruction) -> None:
         memory.store(address[w.mask] + n * size, w.get(register, f"u{8 * size}")[w.mask], w.when[w.mask])
 
 
+def prefetch(w: Warps, i: Instruction) -> None:
+    """Nothing happens but what a load's address may do wrong; a GPU would pass over it in silence."""
+    w.memory.load(w.address(i.operands[0])[w.mask], 1, w.when[w.mask])
+
+
 def _memory(w: Warps, i: Instruction) -> Memory:
     return w.shared if any(part.startswith("shared") for part in i.modifiers) else w.memory
 
@@ -103,6 +108,7 @@ INSTRUCTIONS: dict[str, Run] = {
     "cvta": move,
     "ld": load,
     "st": store,
+    "prefetch": prefetch,
     "ldmatrix": matrices,
     "stmatrix": matrices,
     "shfl": shuffle,

@@ -17,7 +17,7 @@ INSTRUCTIONS: dict[str, Run] = arithmetic.INSTRUCTIONS | movement.INSTRUCTIONS |
 # What is done, or makes no difference here: rounding to nearest, flushing where functions are exact, address spaces.
 KNOWN = r"""(rn|ftz|approx|full|r[nzmp]i|lo|hi|wide|NaN|(eq|ne|lt|le|gt|ge)u?|param|global|shared(::cta)?|v[24]
     |m8n8|x[124]|trans|sync|aligned|warp|proxy|async(::\w+)*|up|down|bfly|idx|add|row|col|m16n8k16|m64n\d+k16|fence|mma_async
-    |commit_group|wait_group)"""
+    |commit_group|wait_group|L2)"""
 
 OF_16_BITS = ("abs", "cvt", "setp", "mma", "wgmma")  # the only ones that know bf16 and f16
 

@@ -14,7 +14,8 @@ import torch
 import triton
 
 SHORT = 256  # up to here one launch is worth more than parallelism: 196 tokens of an image, a prompt
-TRITON_3_3 = triton.__version__.startswith("3.3")  # doesn't compile all of what fits best for sm_90
+TRITON = tuple(int(part) for part in triton.__version__.split(".")[:2])
+TRITON_3_3 = TRITON == (3, 3)  # doesn't compile all of what fits best for sm_90
 BUSY = 768  # warps from which a GPU of 108 to 144 multiprocessors has enough to do: 96 programs of eight
 
 
@@ -43,8 +44,8 @@ def choose(
     | > 256   | >= 768, not packed | causal, reverse | all     |
     | > 256   | any other          | any             | 256     |
 
-    Warps: one for every 16 of V (fp32: eight for a block of V), for each sequence and head. Documents differ in length,
-    and both directions read a segment twice, the second time from cache if it is short.
+    Warps: one for every 16 of V, two at the least (fp32: eight for a block of V), for each sequence and head. Documents
+    differ in length, and both directions read a segment twice, the second time from cache if it is short.
     """
     first = _schedule(None, _largest(operand), K, V, operand)
     warps = sequences * H * -(-V // first.block_v) * first.warps
@@ -69,7 +70,7 @@ def block_size(operand: torch.dtype) -> int:
 def _schedule(segment: int | None, largest: int, K: int, V: int, operand: torch.dtype) -> Schedule:
     """In fp32, which the matrix unit doesn't multiply, operands stay in registers: smaller blocks, more warps."""
     block_k, block_v = block_sizes(K, V, largest)
-    warps = block_v // 16 if operand == torch.bfloat16 else 8  # the matrix unit's tiles are 16 high
+    warps = max(2, block_v // 16) if operand == torch.bfloat16 else 8  # the matrix unit's tiles are 16 high
     if operand == torch.bfloat16:
         return Schedule(segment, 32, block_k, block_v, warps, factored=not TRITON_3_3)
     return Schedule(segment, 16, block_k, block_v, warps, factored=False)

@@ -30,12 +30,14 @@ from .triton_chunk import (
     activation_gradient,
     chunk_rows,
     find_segment,
+    hold,
     keys_and_gates,
     load_gamma,
     load_state,
     load_tile,
     logits_gradient,
     matmul,
+    prefetch,
     sequence_bounds,
     state_at,
     store_tile,
@@ -105,6 +107,18 @@ def backward_kernel(
     if FACTORED:
         t, s = tl.arange(0, C)[None, :], tl.arange(0, C)[:, None]
         k_row, v_row, v_across = tl.arange(0, BK)[:, None], tl.arange(0, BV)[:, None], tl.arange(0, BV)[None, :]
+        if length > 0:
+            near = tl.minimum(t, length - 1)
+            for k0 in range(0, k_end, BK):
+                k_near = tl.minimum(k0 + tl.arange(0, BK)[None, :], K - 1)
+                for axis in range(LAST_WAY - FIRST_WAY):
+                    state = state_at(block_states, axis, slots, slot, head, H, K, V)
+                    dstate = state_at(block_gradients, axis, slots, slot, head, H, K, V)
+                    for v0 in range(0, v_end, BV):
+                        prefetch(state, 0, k_near, V, v0, V, BV, FAST_MATH)
+                        prefetch(dstate, 0, k_near, V, v0, V, BV, FAST_MATH)
+                prefetch(q, base, near, H * K, k0, K, BK, FAST_MATH)
+                prefetch(key, base, near, H * K, k0, K, BK, FAST_MATH)
         deepest, smallest = tl.zeros((BK,), ACC), tl.zeros((BK, C), ACC)
         for way in range(FIRST_WAY, LAST_WAY):
             state = state_at(block_states, way - FIRST_WAY, slots, slot, head, H, K, V)
@@ -113,29 +127,30 @@ def backward_kernel(
             da, a = tl.zeros((C, C), ACC), tl.zeros((C, C), ACC)  # transposed: [s,t]
             for v0 in range(0, v_end, BV):
                 v_here = within(inside, v0 + v_row, V, BV)
-                dy_tile = load_tile(dy, base, row, H * V, v0 + v_row, v_here, ACC)
+                dy_tile = load_tile(dy, base, row, H * V, v0 + v_row, v_here, ACC).to(OPERAND)
                 v_tile = load_tile(v, base, row, H * V, v0 + v_row, v_here, ACC)
-                da += matmul(tl.trans(v_tile), dy_tile, OPERAND, ACC)
+                da += matmul(tl.trans(v_tile), hold(dy_tile, FAST_MATH), OPERAND, ACC)
             da = tl.where(s <= t, da, 0.0).to(OPERAND)
             dgate_head = tl.zeros((1, C), ACC)
             for k0 in range(0, k_end, BK):
                 k_index = k0 + k_row
                 dq_tile, dk_tile, through = tl.zeros((BK, C), ACC), tl.zeros((BK, C), ACC), tl.zeros((BK,), ACC)
                 for v0 in range(0, v_end, BV):
-                    s_tile = load_state(state, k_index, v0 + v_across, K, V, BK, BV, ACC)
-                    ds_tile = load_state(dstate, k_index, v0 + v_across, K, V, BK, BV, ACC)
-                    through += tl.sum(s_tile * ds_tile, 1)
                     v_here = within(inside, v0 + v_row, V, BV)
-                    dy_tile = load_tile(dy, base, row, H * V, v0 + v_row, v_here, ACC)
-                    v_tile = load_tile(v, base, row, H * V, v0 + v_row, v_here, ACC)
-                    dq_tile += matmul(s_tile, dy_tile, OPERAND, ACC)
-                    dk_tile += matmul(ds_tile, v_tile, OPERAND, ACC)
+                    dy_tile = load_tile(dy, base, row, H * V, v0 + v_row, v_here, ACC).to(OPERAND)
+                    v_tile = load_tile(v, base, row, H * V, v0 + v_row, v_here, ACC).to(OPERAND)
+                    s_tile = load_state(state, k_index, v0 + v_across, K, V, BK, BV, OPERAND)
+                    ds_tile = load_state(dstate, k_index, v0 + v_across, K, V, BK, BV, OPERAND)
+                    s_tile = hold(s_tile, FAST_MATH)
+                    through += tl.sum(s_tile.to(ACC) * ds_tile.to(ACC), 1)
+                    dq_tile += matmul(s_tile, hold(dy_tile, FAST_MATH), OPERAND, ACC)
+                    dk_tile += matmul(ds_tile, hold(v_tile, FAST_MATH), OPERAND, ACC)
 
                 here = within(inside, k_index, K, BK)
                 gamma = load_gamma(gate, head, k_index, K, GATE, ACC)
-                q_tile = load_tile(q, base, row, H * K, k_index, here, ACC)
-                q_tile = scale * activate(q_tile, ACTIVATION, FAST_MATH)
+                q_tile = load_tile(q, base, row, H * K, k_index, here, q.dtype.element_ty)
                 key_tile = load_tile(key, base, row, H * K, k_index, here, ACC)
+                q_tile = scale * activate(hold(q_tile, FAST_MATH).to(ACC), ACTIVATION, FAST_MATH)
                 k, g = keys_and_gates(
                     key_tile, gate, gamma, base, row, k_index, here, GATE, GATE_STRIDE, FAST_MATH, ACC
                 )
@@ -191,13 +206,14 @@ def backward_kernel(
                     k_index = k0 + k_row
                     here = within(inside, k_index, K, BK)
                     gamma = load_gamma(gate, head, k_index, K, GATE, ACC)
+                    ds_tile = load_state(dstate, k_index, v0 + wide_across, K, V, BK, WIDE, OPERAND)
                     key_tile = load_tile(key, base, row, H * K, k_index, here, ACC)
+                    ds_tile = hold(ds_tile, FAST_MATH)
                     k, g = keys_and_gates(
                         key_tile, gate, gamma, base, row, k_index, here, GATE, GATE_STRIDE, FAST_MATH, ACC
                     )
                     k *= tl.exp2(sum_gates(g, s > t, OPERAND, ACC))
                     smallest = tl.minimum(smallest, g)
-                    ds_tile = load_state(dstate, k_index, v0 + wide_across, K, V, BK, WIDE, ACC)
                     dv_tile += matmul(tl.trans(ds_tile), k, OPERAND, ACC)
                 if SEVERAL:
                     dv_tile += load_tile(dv, base, row, H * V, v0 + wide_row, v_here & (0 * row + way > 0), ACC)

@@ -172,6 +172,27 @@ def store_tile(pointer, tile, base, row, stride, column, here):
 
 
 @triton.jit
+def hold(x, FAST_MATH: tl.constexpr):
+    """x, just loaded. Triton puts an operand's way through shared memory right behind its load, and all that is loaded
+    later waits for that; of what comes out of here it doesn't know that it was loaded."""
+    if FAST_MATH:
+        return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [x], x.dtype, False, 2)
+    else:
+        return x
+
+
+@triton.jit
+def prefetch(pointer, base, row, stride, column, END: tl.constexpr, BLOCK: tl.constexpr, FAST_MATH: tl.constexpr):
+    """Asks for what is loaded later, to have it in the L2 cache by then: of rows base + row, all of them within the
+    tensor, BLOCK columns from `column` on, up to END. FAST_MATH: NVIDIA's instruction, for a line of 128 bytes."""
+    if FAST_MATH:
+        LINE: tl.constexpr = 1024 // pointer.dtype.element_ty.primitive_bitwidth
+        columns = tl.minimum(column + LINE * tl.arange(0, (BLOCK + LINE - 1) // LINE)[:, None], END - 1)
+        lines = pointer + base * stride + (row * stride + columns)
+        tl.inline_asm_elementwise("prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [lines], tl.int32, False, 1)
+
+
+@triton.jit
 def within(inside, column, size: tl.constexpr, BLOCK: tl.constexpr):
     """`inside`, and column < size. Where blocks fill `size` nothing is compared: masks cost registers."""
     if size % BLOCK == 0:

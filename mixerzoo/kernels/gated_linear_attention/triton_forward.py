@@ -22,11 +22,13 @@ from .triton_chunk import (
     activate,
     find_segment,
     first_slot,
+    hold,
     keys_and_gates,
     load_first_state,
     load_gamma,
     load_tile,
     matmul,
+    prefetch,
     sequence_bounds,
     state_at,
     store_state,
@@ -126,12 +128,12 @@ def forward_kernel(
                             size = tl.minimum(length - done, BLOCK * (1 - way) + (2 * way - 1) * in_block + way)
                             size = tl.minimum(size, C)
                             base, row, inside = row0 + begin + first, t * (1 - 2 * way), t < size
-                            here = within(inside, k_index, K, BK)
-                            q_tile = load_tile(q, base, row, H * K, k_index, here, ACC)
-                            q_tile = scale * activate(q_tile, ACTIVATION, FAST_MATH)
+                            here, v_here = within(inside, k_index, K, BK), within(inside, v_index, V, BV)
                             key_tile = load_tile(key, base, row, H * K, k_index, here, ACC)
-                            v_here = within(inside, v_index, V, BV)
+                            q_tile = load_tile(q, base, row, H * K, k_index, here, q.dtype.element_ty)
                             v_tile = load_tile(v, base, row, H * V, v_index, v_here, ACC).to(OPERAND)
+                            q_tile = hold(q_tile, FAST_MATH).to(ACC)
+                            q_tile = scale * activate(q_tile, ACTIVATION, FAST_MATH)
                             k, g = keys_and_gates(
                                 key_tile, gate, gamma, base, row, k_index, here, GATE, GATE_STRIDE, FAST_MATH, ACC
                             )
@@ -142,6 +144,14 @@ def forward_kernel(
                                 size = tl.minimum(size, tl.maximum(tl.sum(fits, 0), 1))
                                 half = 0.5 * tl.sum(tl.where(t == size - 1, c, 0.0), 1)
                                 c = tl.where(t < size, c, float("inf"))  # k^ = 0, and nobody stores y
+
+                            done += size
+                            after = tl.minimum(done, length - 1)
+                            near = row0 + begin + after + way * (length - 1 - 2 * after)
+                            near_row = tl.minimum(t, length - 1 - after) * (1 - 2 * way)
+                            prefetch(key, near, near_row, H * K, k0, K, BK, FAST_MATH)
+                            prefetch(q, near, near_row, H * K, k0, K, BK, FAST_MATH)
+                            prefetch(v, near, near_row, H * V, v0, V, BV, FAST_MATH)
 
                             c -= half[:, None]
                             q_tile = (q_tile * tl.exp2(c)).to(OPERAND)
@@ -157,7 +167,6 @@ def forward_kernel(
                                 y_tile += load_tile(y, base, row, H * V, v_index, stored, ACC)
                             store_tile(y, y_tile, base, row, H * V, v_index, v_here)
                             state += matmul(v_tile, tl.trans(k), OPERAND, ACC)
-                            done += size
                 at_end = segment == 0 if way == 1 else begin + length == total
                 if at_end:
                     last = state_at(final_states, axis, sequences, sequence, head, H, K, V)

@@ -10,7 +10,7 @@ import torch
 import triton.language as tl
 
 from ..launch import Program, interpreted
-from .schedule import Schedule, block_size, power_of_two
+from .schedule import TRITON, Schedule, block_size, power_of_two
 from .triton_backward import backward_kernel
 from .triton_decode import decode_kernel
 from .triton_forward import forward_kernel
@@ -80,9 +80,10 @@ class Variant:
             "SPAN": self._span(FORWARD_SPAN),
             "SEGMENTED": self.schedule.segment is not None,
         }
-        several = self.direction == "both" or block_k < self.K
-        short = {"C": 16} if several and block_v == 128 else {}
-        return Program(forward_kernel, constants, self.schedule.warps, on_ampere=short)
+        tight = self.direction == "both" or block_k < self.K or TRITON < (3, 8)
+        short = {"C": 16} if tight and block_v == 128 else {}
+        limit = 255 if block_v == 16 and self.operand == torch.bfloat16 else None
+        return Program(forward_kernel, constants, self.schedule.warps, max_registers=limit, on_ampere=short)
 
     @functools.cached_property
     def decode(self) -> Program:
@@ -123,7 +124,7 @@ class Variant:
             "ADJOINT": adjoint,
         }
         on_ampere = {"C": self.schedule.chunk} if block_k * block_v < 64 * 64 else {}
-        return Program(states_kernel, constants, max_registers=None if exact else 255, on_ampere=on_ampere)
+        return Program(states_kernel, constants, max_registers=96 if exact else 255, on_ampere=on_ampere)
 
     @functools.cached_property
     def backward(self) -> Program:

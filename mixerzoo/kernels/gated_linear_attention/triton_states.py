@@ -15,11 +15,13 @@ from .triton_chunk import (
     activate,
     chunk_rows,
     first_slot,
+    hold,
     keys_and_gates,
     load_first_state,
     load_gamma,
     load_tile,
     matmul,
+    prefetch,
     sequence_bounds,
     state_at,
     store_state,
@@ -66,8 +68,8 @@ def states_kernel(
     from_the_end = (way == 1) != ADJOINT
     V_BLOCKS: tl.constexpr = (V + BV - 1) // BV
     t, s = tl.arange(0, C)[None, :], tl.arange(0, C)[:, None]
-    k_index = block // V_BLOCKS * BK + tl.arange(0, BK)[:, None]
-    v_across = block % V_BLOCKS * BV + tl.arange(0, BV)[None, :]
+    k0, v0 = block // V_BLOCKS * BK, block % V_BLOCKS * BV
+    k_index, v_across = k0 + tl.arange(0, BK)[:, None], v0 + tl.arange(0, BV)[None, :]
     row0, total = sequence_bounds(cu_seqlens, sequence, T)
     q, key, v = q + head * K, key + head * K, v + head * V
     gamma = load_gamma(gate, head, k_index, K, GATE, ACC)
@@ -86,18 +88,29 @@ def states_kernel(
         chunks = tl.cdiv(length, C)
         for m in range(chunks):
             chunk = tl.where(from_the_end, chunks - 1 - m, m)
-            base = row0 + part * part_size + chunk * C
+            first_token = part * part_size + chunk * C
+            base = row0 + first_token
+            v_row, inside = chunk_rows(length, chunk, s, way, C)
+            v_tile = load_tile(v, base, v_row, H * V, v_across, within(inside, v_across, V, BV), ACC).to(OPERAND)
             row, inside = chunk_rows(length, chunk, t, way, C)
             k_here = within(inside, k_index, K, BK)
             key_tile = load_tile(key, base, row, H * K, k_index, k_here, ACC)
-            k, g = keys_and_gates(key_tile, gate, gamma, base, row, k_index, k_here, GATE, GATE_STRIDE, FAST_MATH, ACC)
             if ADJOINT:
                 q_tile = load_tile(q, base, row, H * K, k_index, k_here, ACC)
+            v_tile = hold(v_tile, FAST_MATH)
+
+            near = tl.minimum(tl.maximum(first_token + tl.where(from_the_end, -C, C), 0), total - 1)
+            near_row = tl.minimum(t, total - 1 - near)
+            prefetch(v, row0 + near, near_row, H * V, v0, V, BV, FAST_MATH)
+            prefetch(key, row0 + near, near_row, H * K, k0, K, BK, FAST_MATH)
+            if ADJOINT:
+                prefetch(q, row0 + near, near_row, H * K, k0, K, BK, FAST_MATH)
+
+            k, g = keys_and_gates(key_tile, gate, gamma, base, row, k_index, k_here, GATE, GATE_STRIDE, FAST_MATH, ACC)
+            if ADJOINT:
                 tile = scale * activate(q_tile, ACTIVATION, FAST_MATH) * tl.exp2(sum_gates(g, s <= t, OPERAND, ACC))
             else:
                 tile = k * tl.exp2(sum_gates(g, s > t, OPERAND, ACC))
-            row, inside = chunk_rows(length, chunk, s, way, C)
-            v_tile = load_tile(v, base, row, H * V, v_across, within(inside, v_across, V, BV), ACC)
             state = tl.exp2(tl.sum(g, 1))[:, None] * state + matmul(tile, v_tile, OPERAND, ACC)
     if last_states is not None:
         last = state_at(last_states, axis, sequences, sequence, head, H, K, V)
