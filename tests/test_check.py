@@ -16,6 +16,7 @@ from mixerzoo.kernels import check_table
 from mixerzoo.kernels.check_bytes import Moved, Traffic
 from mixerzoo.kernels.check_compile import SHARED_LIMITS, TARGETS, Compiled
 from mixerzoo.kernels.check_table import Checked, Counted
+from mixerzoo.kernels.gated_linear_attention.schedule import TRITON
 
 from .test_cli import mixerzoo
 
@@ -104,6 +105,20 @@ from mixerzoo.kernels.gated_scan import triton_examples as scan
 
 launches = [launch for module in (linear_attention, scan) for launch in next(module.examples())[1]]
 print(json.dumps([str(took) for t in TARGETS for x in launches if not (took := compile_launch(x, t)).fits]))
+"""
+AT_ONCE = """
+import json
+import re
+from mixerzoo.kernels.check_compile import machine_code
+from mixerzoo.kernels.gated_linear_attention.triton_examples import examples
+
+LOAD = r"ld\\.global(?:\\.[a-z]\\w*)*?(?:\\.v(\\d))?\\.b(\\d+)"
+
+def loaded(launch):
+    runs = machine_code(launch, "sm_90").asm["ptx"].split("bar.sync")
+    return [sum(int(n or 1) * int(bits) // 8 for n, bits in re.findall(LOAD, run)) for run in runs]
+
+print(json.dumps({launch.program.kernel.__name__: loaded(launch) for launch in next(examples())[1]}))
 """
 COUNT = """
 import importlib.util
@@ -199,14 +214,16 @@ def test_a_small_kernel_fits_every_chip(compiled, launch, target):
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_what_registers_cannot_hold_is_reported_as_spilled(compiled, target):
-    """A thread has 512 numbers of each of two tensors, and 255 registers; 512 on gfx942."""
+    """A thread has 512 numbers of each of two tensors, and 255 registers; on gfx942 256 of each, and 512 registers."""
     took = compiled["spills"][target]
-    assert took["spilled"] >= 4 * 100 and not took["fits"]
+    assert took["spilled"] >= 4 * (25 if target == "gfx942" else 100) and not took["fits"]
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_too_much_shared_memory_is_reported(compiled, target):
     """All of a tile of 256 x 256 goes through shared memory."""
+    if target == "gfx942" and TRITON < (3, 8):
+        pytest.skip("part after part, by an older compiler for AMD")
     took = compiled["exceeds"][target]
     assert took["shared"] == 256 * 256 * 4 > SHARED_LIMITS[target]
     assert took["spilled"] == 0 and not took["fits"]
@@ -215,6 +232,17 @@ def test_too_much_shared_memory_is_reported(compiled, target):
 def test_kernels_of_a_language_model_fit_every_chip(tmp_path):
     """K = V = 128 in bf16, forward and backward: nothing spilled, shared memory within the limit."""
     assert run(OURS, tmp_path) == []
+
+
+def test_what_products_need_is_asked_for_before_anything_waits(tmp_path):
+    """K = V = 128 in bf16: bytes that a thread loads between two barriers. A chunk of the forward kernel has 32 tokens
+    of q, x and v, for 256 threads; one of the walk over states 64 tokens of v and of 32 channels of q and x, for 128.
+    The backward kernel has 64 tokens of v and dy for 256 threads, and then, with them, 32 rows of S and dS."""
+    loads = run(AT_ONCE, tmp_path)
+    assert 3 * 32 * 128 * 2 // 256 in loads["forward_kernel"]
+    assert 64 * (128 + 2 * 32) * 2 // 128 in loads["states_kernel"]
+    values = 2 * 64 * 128 * 2 // 256
+    assert values in loads["backward_kernel"] and values + 2 * 32 * 128 * 2 // 256 in loads["backward_kernel"]
 
 
 @pytest.mark.slow
