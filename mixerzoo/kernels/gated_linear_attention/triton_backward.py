@@ -114,9 +114,8 @@ def backward_kernel(
                 for axis in range(LAST_WAY - FIRST_WAY):
                     state = state_at(block_states, axis, slots, slot, head, H, K, V)
                     dstate = state_at(block_gradients, axis, slots, slot, head, H, K, V)
-                    for v0 in range(0, v_end, BV):
-                        prefetch(state, 0, k_near, V, v0, V, BV, FAST_MATH)
-                        prefetch(dstate, 0, k_near, V, v0, V, BV, FAST_MATH)
+                    prefetch(state, 0, k_near, V, 0, V, V, FAST_MATH)
+                    prefetch(dstate, 0, k_near, V, 0, V, V, FAST_MATH)
                 prefetch(q, base, near, H * K, k0, K, BK, FAST_MATH)
                 prefetch(key, base, near, H * K, k0, K, BK, FAST_MATH)
         deepest, smallest = tl.zeros((BK,), ACC), tl.zeros((BK, C), ACC)

@@ -187,7 +187,8 @@ def prefetch(pointer, base, row, stride, column, END: tl.constexpr, BLOCK: tl.co
     tensor, BLOCK columns from `column` on, up to END. FAST_MATH: NVIDIA's instruction, for a line of 128 bytes."""
     if FAST_MATH:
         LINE: tl.constexpr = 1024 // pointer.dtype.element_ty.primitive_bitwidth
-        columns = tl.minimum(column + LINE * tl.arange(0, (BLOCK + LINE - 1) // LINE)[:, None], END - 1)
+        LINES: tl.constexpr = 1 if BLOCK <= LINE else 2 if BLOCK <= 2 * LINE else 4  # of at most 256 columns
+        columns = tl.minimum(column + LINE * tl.arange(0, LINES)[:, None], END - 1)
         lines = pointer + base * stride + (row * stride + columns)
         tl.inline_asm_elementwise("prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [lines], tl.int32, False, 1)
 
