@@ -68,11 +68,12 @@ def block_size(operand: torch.dtype) -> int:
 
 @functools.cache
 def _schedule(segment: int | None, largest: int, K: int, V: int, operand: torch.dtype) -> Schedule:
-    """In fp32, which the matrix unit doesn't multiply, operands stay in registers: smaller blocks, more warps."""
+    """In fp32, which the matrix unit doesn't multiply, operands stay in registers: smaller blocks, more warps. Rows of
+    an odd width are loaded number by number, which takes registers too."""
     block_k, block_v = block_sizes(K, V, largest)
     warps = max(2, block_v // 16) if operand == torch.bfloat16 else 8  # the matrix unit's tiles are 16 high
     if operand == torch.bfloat16:
-        return Schedule(segment, 32, block_k, block_v, warps, factored=not TRITON_3_3)
+        return Schedule(segment, 16 if odd(K, V) else 32, block_k, block_v, warps, factored=not TRITON_3_3)
     return Schedule(segment, 16, block_k, block_v, warps, factored=False)
 
 
@@ -91,6 +92,10 @@ def block_sizes(K: int, V: int, largest: int) -> tuple[int, int]:
     if block_k == 64 < K and (masked or block_v == 64):
         block_k = 32
     return block_k, block_v
+
+
+def odd(K: int, V: int) -> bool:
+    return K % 2 == 1 or V % 2 == 1
 
 
 def power_of_two(n: int) -> int:

@@ -76,6 +76,7 @@ def backward_kernel(
     FACTORED: tl.constexpr,
     SPAN: tl.constexpr,
     FLOOR: tl.constexpr,
+    FORGET: tl.constexpr,
     GATE: tl.constexpr,
     ACTIVATION: tl.constexpr,
     FIRST_WAY: tl.constexpr,
@@ -86,7 +87,8 @@ def backward_kernel(
 ):
     """Grid (blocks of C tokens of all sequences, H). `block_states` and `block_gradients` [ways,blocks,H,K,V] are S
     ahead of every block and dS behind it, in walking order. dgate of logits is dgamma [blocks,H,K]. `k_end` and `v_end`
-    are K and V up to whole tiles: known when compiled, they would unroll loops, which takes registers.
+    are K and V up to whole tiles: known when compiled, they would unroll loops, which takes registers. FORGET: the
+    tree keeps nothing in registers that was formed before it.
 
     Tiles are [K or V, C], time across, as in the forward kernel.
     """
@@ -221,7 +223,7 @@ def backward_kernel(
         steep = least < -0.5 * SPAN
         if GATE == "logits":
             steep = steep | (tl.min(tl.min(smallest, 1), 0) < FLOOR)
-        zero = 0 if SEVERAL else (least > 0.0).to(tl.int32)  # which the compiler doesn't know
+        zero = (least > 0.0).to(tl.int32) if FORGET else 0  # which the compiler doesn't know
         tl.debug_barrier()
     else:
         steep, zero = True, 0

@@ -132,7 +132,8 @@ def tree_backward(
     ACC: tl.constexpr,
 ):
     """A block's gradients, `length` <= C tokens from row `base` on; the tensors' pointers are at the head. `zero` is 0;
-    where the compiler doesn't know that, columns of V are formed here, and not kept in registers from before."""
+    where the compiler doesn't know that, what it is added to is formed here, and not kept in registers from before."""
+    base, length = base + zero, length + zero
     BK: tl.constexpr = 16
     BV: tl.constexpr = 16
     BLOCKS: tl.constexpr = C // 16
@@ -272,6 +273,7 @@ def tree_backward(
                     if part == 1:
                         dy_tile = tl.reshape(dy_tile, (BLOCKS, 16, WIDE))
                         dv_tile = flat(matmul(tl.permute(a, (0, 2, 1)), dy_tile, OPERAND, ACC))
+                        i_now, b_now = i + zero * v0, b + zero * v0
                         for k0 in range(0, k_end, BK):
                             column = k0 + k_column[None, None, :]
                             k_here = within(inside16, column, K, BK)
@@ -280,7 +282,7 @@ def tree_backward(
                             k, g = keys_and_gates(
                                 key_tile, gate, gamma, base, row16, column, k_here, GATE, GATE_STRIDE, FAST_MATH, ACC
                             )
-                            suf = span(j > i, c > b, g, gates_operand(g, OPERAND), ACC)
+                            suf = span(j > i_now, c > b_now, g, gates_operand(g, OPERAND), ACC)
                             ds_tile = load_state(dstate, k0 + k_column[:, None], v0 + wide_column, K, V, BK, WIDE, ACC)
                             dv_tile += matmul(flat(k * suf), ds_tile, OPERAND, ACC)
                     else:

@@ -13,7 +13,7 @@ from .schedule import Schedule, candidates
 from .triton_op import _outputs
 from .triton_plan import plan_call
 
-WIDTHS = ((128, 128), (64, 64), (32, 32), (16, 16), (1, 1), (100, 60), (64, 128), (256, 256))
+WIDTHS = ((128, 128), (64, 64), (32, 32), (16, 16), (1, 1), (100, 60), (33, 33), (64, 128), (256, 256))
 ROWS, LONG, IMAGE, TOKEN = (8, 2048, 16), (1, 8192, 4), (128, 196, 6), (64, 1, 16)
 SINGLE = ("hgrn2", torch.bfloat16, "causal")
 
@@ -24,6 +24,7 @@ def examples() -> Iterator[tuple[str, list[Launch]]]:
         yield _example(*SINGLE, ROWS, K, V)
     for K, direction in product((128, 64), ("reverse", "both")):
         yield _example("hgrn2", torch.bfloat16, direction, ROWS, K, K)
+    yield _example("hgrn2", torch.bfloat16, "both", ROWS, 150, 200)
     for K, gate in product((128, 64), ("channel", "head")):
         yield _example(f"gated_linear_attention gate per {gate}", torch.bfloat16, "causal", ROWS, K, K)
     yield _example("hgrn2", torch.float16, "causal", ROWS, 64, 64)

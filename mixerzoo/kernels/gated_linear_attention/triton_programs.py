@@ -10,7 +10,7 @@ import torch
 import triton.language as tl
 
 from ..launch import Program, interpreted
-from .schedule import TRITON, Schedule, block_size, power_of_two
+from .schedule import TRITON, Schedule, block_size, odd, power_of_two
 from .triton_backward import backward_kernel
 from .triton_decode import decode_kernel
 from .triton_forward import forward_kernel
@@ -80,9 +80,9 @@ class Variant:
             "SPAN": self._span(FORWARD_SPAN),
             "SEGMENTED": self.schedule.segment is not None,
         }
-        tight = self.direction == "both" or block_k < self.K or TRITON < (3, 8)
-        short = {"C": 16} if tight and block_v == 128 else {}
-        limit = 255 if block_v == 16 and self.operand == torch.bfloat16 else None
+        tight = block_v == 128 and (self.direction == "both" or block_k < self.K or TRITON < (3, 8))
+        short = {"C": 16} if tight else {}
+        limit = 255 if (block_v == 16 or odd(self.K, self.V)) and self.operand == torch.bfloat16 else None
         return Program(forward_kernel, constants, self.schedule.warps, max_registers=limit, on_ampere=short)
 
     @functools.cached_property
@@ -139,20 +139,24 @@ class Variant:
             "FACTORED": self.schedule.factored,
             "SPAN": self._span(BACKWARD_SPAN),
             "FLOOR": FLOOR,
+            "FORGET": True,
         }
-        factored = self.schedule.factored and self.direction != "both"
-        on_amd = {"BK": 16, "BV": min(block_v, 64), "FACTORED": factored}
-        on_ampere = {"BV": min(block_v, 64)} if block_k == 32 else {}
+        both = self.direction == "both"
+        on_amd = {"BK": 16, "BV": min(block_v, 64), "FACTORED": self.schedule.factored and not both}
+        on_ampere = {"BV": min(block_v, 64), "FORGET": not both}
         return Program(backward_kernel, constants, num_warps=8, on_amd=on_amd, on_ampere=on_ampere)
 
     @property
     def _tiles(self) -> tuple[int, int, int]:
-        """Channels of K and of V that the backward kernel takes at a time, and of V for dv: what registers allow."""
+        """Channels of K and of V that the backward kernel takes at a time, and of V for dv: what registers allow, of
+        which masks and a second direction take some."""
         if self.operand != torch.bfloat16:
             return 16, 16, 16
-        wide = min(32 if self.direction == "both" else 128, power_of_two(self.V))
-        easy = self.direction != "both" and self.K % 32 == 0 and self.V % wide == 0
-        return (32, min(128, power_of_two(self.V)), wide) if easy else (16, min(64, power_of_two(self.V)), wide)
+        width, both = power_of_two(self.V), self.direction == "both"
+        block_k, block_v, wide = (16, 64, 32) if both else (32, 128, 128)
+        if self.K % block_k or self.V % min(block_v, width):
+            block_k, block_v, wide = (16, 32, 16) if both else (16, 64, 128)
+        return block_k, min(block_v, width), min(wide, width)
 
     def _span(self, most: float) -> float:
         """How far the gates of a chunk may go, in powers of two: what the rounding of their sum does to an exponent is
