@@ -40,7 +40,13 @@ COMMON: tuple[dict[str, Any], ...] = (
     {"cu_seqlens": DOCUMENTS},
     {"cu_seqlens": DOCUMENTS, "direction": "both"},
 )
-HEADS: tuple[dict[str, Any], ...] = ({"T": 1}, {"K": 128, "V": 128}, {"K": 40, "V": 72}, {"K": 256, "V": 256, "T": 70})
+HEADS: tuple[dict[str, Any], ...] = (
+    {"T": 1},
+    {"K": 128, "V": 128},
+    {"K": 40, "V": 72},
+    {"K": 33, "V": 33, "direction": "both"},
+    {"K": 256, "V": 256, "T": 70},
+)
 OWN: dict[str, tuple[dict[str, Any], ...]] = {
     "hgrn2": (*HEADS, {"gamma": 0.0, "logits": (-30.0, 0.0, 30.0)}),
     "gated_linear_attention": (*HEADS, {"gate_per_head": True}, {"decay": "closed"}),
