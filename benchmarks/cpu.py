@@ -34,7 +34,7 @@ from mixerzoo.kernels.gated_scan import cases as scan_cases
 from mixerzoo.kernels.gated_scan import gated_scan
 from mixerzoo.kernels.hgrn2 import cases as hgrn2_cases
 from mixerzoo.kernels.hgrn2 import hgrn2
-from mixerzoo.mixers.base import Mixer
+from mixerzoo.mixers.parts.contract import Mixer
 from mixerzoo.tasks.provenance import installed_version, provenance
 
 Run = Callable[[], Any]

@@ -20,7 +20,7 @@ from performance import performance
 from vision_tables import cost, digits
 
 from mixerzoo import build_mixer, list_mixers
-from mixerzoo.mixers.base import Mixer
+from mixerzoo.mixers.parts.contract import Mixer
 
 ROOT = Path(__file__).parents[1]
 ZOO, PERFORMANCE, README = ROOT / "docs" / "zoo.md", ROOT / "docs" / "performance.md", ROOT / "README.md"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mixerzoo.blocks.stack import Stack
-from mixerzoo.mixers.norms import BLOCK_NORMS, BatchNorm, make_block_norm, make_norm
+from mixerzoo.mixers.parts.norms import BLOCK_NORMS, BatchNorm, make_block_norm, make_norm
 from tests.tolerances import assert_close
 
 WIDTH = 6

@@ -13,8 +13,8 @@ import torch
 
 import mixerzoo.kernels
 from mixerzoo import build_mixer, list_mixers, mixer_info, register_mixer
-from mixerzoo.mixers.base import Mixer, MixerSpec
 from mixerzoo.mixers.gla import GLA
+from mixerzoo.mixers.parts.contract import Mixer, MixerSpec
 from mixerzoo.registry.catalog import MIXERS
 from mixerzoo.registry.registry import Registry
 
@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[1]
 PLUGIN = '''
 import torch
 from mixerzoo.kernels.gated_scan import gated_scan
-from mixerzoo.mixers.base import MixerSpec
-from mixerzoo.mixers.linear import LinearMixer
+from mixerzoo.mixers.parts.contract import MixerSpec
+from mixerzoo.mixers.parts.frame import LinearMixer
 
 
 class MovingAverage(LinearMixer):

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mixerzoo.mixers.base import Mixer, Output
-from mixerzoo.mixers.layout import ScanOrder
-from mixerzoo.mixers.norms import make_block_norm, normalize
+from mixerzoo.mixers.parts.contract import Mixer, Output
+from mixerzoo.mixers.parts.layout import ScanOrder
+from mixerzoo.mixers.parts.norms import make_block_norm, normalize
 
 
 class ResidualBlock(nn.Module):

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mixerzoo.mixers.layout import ScanOrder
+from mixerzoo.mixers.parts.layout import ScanOrder
 from mixerzoo.registry.registry import unknown
 
 

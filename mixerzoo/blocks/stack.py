@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mixerzoo.mixers.base import Mixer, Output
-from mixerzoo.mixers.layout import ScanOrder
-from mixerzoo.mixers.lower_bound import LowerBounds
-from mixerzoo.mixers.norms import make_block_norm, normalize
+from mixerzoo.mixers.parts.contract import Mixer, Output
+from mixerzoo.mixers.parts.layout import ScanOrder
+from mixerzoo.mixers.parts.lower_bounds import LowerBounds
+from mixerzoo.mixers.parts.norms import make_block_norm, normalize
 from mixerzoo.registry.catalog import build_mixer
 from mixerzoo.registry.registry import unknown
 
@@ -35,7 +35,7 @@ class Stack(nn.Module):
         channel_mixer: keywords of `GLU` (multiplier, hidden, activation, bias); None for no channel mixer.
         norm: layer | rms | srms | group, or batch, over a batch's tokens without its padding.
         lower_bounds: skip_first | skip_last | decreasing | random, HGRN's bounds, which the stack owns
-            (mixers/lower_bound.py); None for none.
+            (mixers/parts/lower_bounds.py); None for none.
         bidirectional: for every mixer.
         dropout: on every residual branch.
         gradient_checkpointing: compute each block's activations again in the backward pass instead of keeping them.

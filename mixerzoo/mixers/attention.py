@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from mixerzoo.kernels.softmax_attention import softmax_attention
 
-from .base import Mixer, MixerSpec, check_divides
-from .kv_cache import FixedKVCache, KVCache, append, cached_positions
-from .layout import Layout
-from .rotary import rope_frequencies, rotate
+from .parts.contract import Mixer, MixerSpec, check_divides
+from .parts.kv_cache import FixedKVCache, KVCache, append, cached_positions
+from .parts.layout import Layout
+from .parts.rotary import rope_frequencies, rotate
 
 
 class Attention(Mixer):

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from mixerzoo.kernels.gated_linear_attention import gated_linear_attention
 
-from .base import MixerSpec, check_divides, head_width
-from .layout import Layout
-from .linear import LinearMixer
-from .norms import make_norm
+from .parts.contract import MixerSpec, check_divides, head_width
+from .parts.frame import LinearMixer
+from .parts.layout import Layout
+from .parts.norms import make_norm
 
 
 class GLA(LinearMixer):

@@ -10,11 +10,11 @@ from mixerzoo.kernels.gated_scan import gated_scan
 from mixerzoo.kernels.pointwise import bounded_gate
 from mixerzoo.kernels.validation import check_lower_bound
 
-from .base import MixerSpec, check_choice
-from .layout import Layout
-from .linear import LinearMixer
-from .lower_bound import LowerBounds
-from .norms import make_norm
+from .parts.contract import MixerSpec, check_choice
+from .parts.frame import LinearMixer
+from .parts.layout import Layout
+from .parts.lower_bounds import LowerBounds
+from .parts.norms import make_norm
 
 
 class HGRN1(LinearMixer):

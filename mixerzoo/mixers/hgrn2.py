@@ -8,11 +8,11 @@ from mixerzoo.kernels.hgrn2 import hgrn2
 from mixerzoo.kernels.pointwise import ACTIVATIONS
 from mixerzoo.kernels.validation import check_lower_bound
 
-from .base import MixerSpec, check_choice, check_divides
-from .layout import Layout
-from .linear import LinearMixer
-from .lower_bound import LowerBounds
-from .norms import make_norm
+from .parts.contract import MixerSpec, check_choice, check_divides
+from .parts.frame import LinearMixer
+from .parts.layout import Layout
+from .parts.lower_bounds import LowerBounds
+from .parts.norms import make_norm
 
 
 class HGRN2(LinearMixer):

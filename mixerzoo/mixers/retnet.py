@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from mixerzoo.kernels.gated_linear_attention import gated_linear_attention
 
-from .base import MixerSpec, check_choice, head_width
-from .layout import Layout
-from .linear import LinearMixer
-from .norms import make_norm
-from .rotary import rope_frequencies, rotate, xpos_frequencies
+from .parts.contract import MixerSpec, check_choice, head_width
+from .parts.frame import LinearMixer
+from .parts.layout import Layout
+from .parts.norms import make_norm
+from .parts.rotary import rope_frequencies, rotate, xpos_frequencies
 
 
 class RetNet(LinearMixer):

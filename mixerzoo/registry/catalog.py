@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .registry import Registry, unknown
 
 if TYPE_CHECKING:
-    from mixerzoo.mixers.base import Mixer, MixerSpec
+    from mixerzoo.mixers.parts.contract import Mixer, MixerSpec
 
 MIXERS = Registry(
     "mixer",

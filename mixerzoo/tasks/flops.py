@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixerzoo.mixers.base import Mixer
+from mixerzoo.mixers.parts.contract import Mixer
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from mixerzoo.blocks.channel_mixers import GLU
 from mixerzoo.blocks.stack import Stack
 from mixerzoo.kernels.pointwise import bounded_gate
-from mixerzoo.mixers.lower_bound import LowerBounds
+from mixerzoo.mixers.parts.lower_bounds import LowerBounds
 
 from ..tolerances import assert_close, assert_identical
 from .zoo import CONFIGURATIONS, DIM, LENGTH, tokens

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mixerzoo import mixer_info
-from mixerzoo.mixers.base import Mixer
+from mixerzoo.mixers.parts.contract import Mixer
 
 from ..tolerances import assert_close
 from .zoo import build, each_mixer, tokens

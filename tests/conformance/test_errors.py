@@ -14,7 +14,7 @@ from mixerzoo.kernels.gated_linear_attention import gated_linear_attention
 from mixerzoo.kernels.gated_scan import gated_scan
 from mixerzoo.kernels.hgrn2 import hgrn2
 from mixerzoo.kernels.softmax_attention import softmax_attention
-from mixerzoo.mixers.lower_bound import LowerBounds
+from mixerzoo.mixers.parts.lower_bounds import LowerBounds
 
 from .zoo import DIM, build, each_mixer, tokens
 

@@ -1,4 +1,4 @@
-"""The laws of the contract in mixers/base.py, for every mixer in the registry."""
+"""The laws of the contract in mixers/parts/contract.py, for every mixer in the registry."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from mixerzoo import build_mixer, list_mixers, mixer_info, use_backend
-from mixerzoo.mixers.base import Mixer
+from mixerzoo.mixers.parts.contract import Mixer
 
 from ..tolerances import assert_close, assert_finite, assert_identical, assert_within_budget
 from .zoo import DIM, LENGTH, build, each_mixer, tokens

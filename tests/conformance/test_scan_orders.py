@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mixerzoo.blocks.scan_order import BY_LINES, SCAN_ORDERS, scan_passes
-from mixerzoo.mixers.base import Mixer
-from mixerzoo.mixers.linear import LinearMixer
+from mixerzoo.mixers.parts.contract import Mixer
+from mixerzoo.mixers.parts.frame import LinearMixer
 
 from ..tolerances import assert_close, assert_identical
 from .zoo import build, each_mixer, tokens

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mixerzoo import build_mixer, list_mixers, mixer_info
-from mixerzoo.mixers.base import Mixer
+from mixerzoo.mixers.parts.contract import Mixer
 
 DIM = 16
 LENGTH = 67  # one chunk of 64 and a rest

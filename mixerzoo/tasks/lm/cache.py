@@ -13,8 +13,8 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils.deprecation import deprecate_kwarg
 
-from mixerzoo.mixers.base import RecurrentState
-from mixerzoo.mixers.kv_cache import FixedKVCache, KVCache
+from mixerzoo.mixers.parts.contract import RecurrentState
+from mixerzoo.mixers.parts.kv_cache import FixedKVCache, KVCache
 
 # transformers 5.24 renamed a model's cache. CACHE_NAME is what outputs and `generate` call it in the version at hand.
 CACHE_NAMES = ("cache", "past_key_values")

@@ -25,10 +25,10 @@ from transformers.utils.output_capturing import capture_outputs
 from mixerzoo.blocks.channel_mixers import GLU
 from mixerzoo.blocks.residual import ResidualBlock
 from mixerzoo.blocks.stack import lower_bounds_for
-from mixerzoo.mixers.base import Mixer
-from mixerzoo.mixers.lower_bound import LowerBounds
-from mixerzoo.mixers.norms import make_norm
-from mixerzoo.mixers.short_conv import ShortConv
+from mixerzoo.mixers.parts.contract import Mixer
+from mixerzoo.mixers.parts.lower_bounds import LowerBounds
+from mixerzoo.mixers.parts.norms import make_norm
+from mixerzoo.mixers.parts.windows import ShortConv
 from mixerzoo.registry.catalog import build_mixer
 
 from .batch import packed_documents, token_mask

@@ -15,8 +15,8 @@ from mixerzoo.blocks.channel_mixers import GLU
 from mixerzoo.blocks.residual import ResidualBlock
 from mixerzoo.blocks.scan_order import scan_passes
 from mixerzoo.blocks.stack import CHANNEL_MIXER_KEYS
-from mixerzoo.mixers.base import Mixer
-from mixerzoo.mixers.lower_bound import LowerBounds
+from mixerzoo.mixers.parts.contract import Mixer
+from mixerzoo.mixers.parts.lower_bounds import LowerBounds
 from mixerzoo.registry.catalog import build_mixer, mixer_info
 from mixerzoo.registry.registry import unknown
 

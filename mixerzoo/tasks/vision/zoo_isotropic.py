@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from mixerzoo.blocks.scan_order import check_scan_order
 from mixerzoo.blocks.stack import lower_bounds_for
-from mixerzoo.mixers.base import check_choice
-from mixerzoo.mixers.norms import make_norm
+from mixerzoo.mixers.parts.contract import check_choice
+from mixerzoo.mixers.parts.norms import make_norm
 
 from .zoo_blocks import (
     ImageBlock,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .base import check_choice
+from .contract import check_choice
 
 CONVENTIONS = ("skip_first", "skip_last", "decreasing", "random")
 FARTHEST = 1e-3  # a random bound stays that far from 0 and 1 at the start

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .layout import Layout, ScanOrder, whole_sequences
-from .short_conv import ShortConv
+from .windows import ShortConv
 
 
 class Output(NamedTuple):

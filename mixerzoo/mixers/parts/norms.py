@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .base import check_choice
+from .contract import check_choice
 
 NORMS = ("layer", "rms", "srms", "group")
 BLOCK_NORMS = (*NORMS, "batch")

@@ -7,9 +7,9 @@ import functools
 import torch
 from torch import Tensor
 
-from .base import Mixer, RecurrentState, check_choice
+from .contract import Mixer, RecurrentState, check_choice
 from .layout import Layout, ScanOrder, whole_sequences
-from .short_conv import ShortConv
+from .windows import ShortConv
 
 
 class LinearMixer(Mixer):
