@@ -14,7 +14,7 @@ import torch
 import mixerzoo.kernels
 from mixerzoo import build_mixer, list_mixers, mixer_info, register_mixer
 from mixerzoo.mixers.gla import GLA
-from mixerzoo.mixers.parts.contract import Mixer, MixerSpec
+from mixerzoo.mixers.parts import Mixer, MixerSpec
 from mixerzoo.registry.catalog import MIXERS
 from mixerzoo.registry.registry import Registry
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from mixerzoo.mixers.parts.contract import check_choice
+from mixerzoo.mixers.parts.checks import check_choice
 from mixerzoo.registry.registry import unknown
 from mixerzoo.tasks import BackboneConfig, RunConfig, Task
 from mixerzoo.tasks.config import parse_value

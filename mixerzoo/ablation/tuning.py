@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from mixerzoo.mixers.parts.contract import check_choice
+from mixerzoo.mixers.parts.checks import check_choice
 from mixerzoo.tasks import RunConfig, TrainConfig
 from mixerzoo.tasks.config import assign, canonical, flatten, from_dict, parse_values, readable
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from mixerzoo.kernels.softmax_attention import softmax_attention
 
-from .parts.contract import Mixer, MixerSpec, check_divides
+from .parts.checks import check_divides
+from .parts.contract import Mixer, Shared
 from .parts.kv_cache import FixedKVCache, KVCache, append, cached_positions
 from .parts.layout import Layout
 from .parts.rotary import rope_frequencies, rotate
+from .parts.spec import MixerSpec
 
 
 class Attention(Mixer):
@@ -31,10 +36,12 @@ class Attention(Mixer):
     spec = MixerSpec(
         paper="arXiv:1706.03762",
         equation="y_t = W_o sum_s softmax_s(q_t k_s / sqrt(K)) v_s",
+        family="attention",
         ops=("softmax_attention",),
-        state="2 min(T, window) H_kv K",
-        flops="2 T params + 2 T (T + 1) D (causal)",
+        state="2*min(T, W)*G*K",
+        flops="2*T*params + 4*D*((2 if both else 1)*min(T, W)*(2*T - min(T, W) + 1)//2 - (T if both else 0))",
         capabilities=frozenset({"causal", "bidirectional"}),
+        without_positions={"rotary": False},
     )
 
     def __init__(
@@ -71,7 +78,7 @@ class Attention(Mixer):
         self.k_norm = nn.RMSNorm(K, eps=1e-5) if qk_norm else nn.Identity()
 
     def run(
-        self, x: Tensor, layout: Layout, state: KVCache | FixedKVCache | None, shared: Tensor | None
+        self, x: Tensor, layout: Layout, state: KVCache | FixedKVCache | None, shared: Shared
     ) -> tuple[Tensor, KVCache | FixedKVCache | None]:
         q, k, v = (proj(x).unflatten(-1, (-1, self.K)) for proj in (self.q_proj, self.k_proj, self.v_proj))
         q, k = self.q_norm(q), self.k_norm(k)
@@ -113,9 +120,11 @@ class Attention(Mixer):
         keys, values = (like.new_zeros(batch_size, slots, self.num_kv_heads, self.K) for _ in range(2))
         return (FixedKVCache if slots else KVCache)(keys, values, like.new_zeros(batch_size, dtype=torch.int64))
 
-    def mixing_flops(self, length: int) -> int:
-        reach = length if self.window is None else min(length, self.window)
-        pairs = reach * (reach + 1) // 2 + (length - reach) * reach
-        if self.bidirectional:
-            pairs = 2 * pairs - length
-        return 4 * pairs * self.dim
+    def letters(self) -> dict[str, float]:
+        """W window, G heads of k and v, K width of a head."""
+        window = math.inf if self.window is None else self.window
+        return {"W": window, "G": self.num_kv_heads, "K": self.K, "both": self.bidirectional}
+
+    @classmethod
+    def fitted(cls, dim: int, head: int) -> dict[str, Any]:
+        return {"num_heads": dim // math.gcd(dim, head)}

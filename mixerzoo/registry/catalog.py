@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .registry import Registry, unknown
 
 if TYPE_CHECKING:
-    from mixerzoo.mixers.parts.contract import Mixer, MixerSpec
+    from mixerzoo.mixers.parts import Mixer, MixerSpec
 
 MIXERS = Registry(
     "mixer",
@@ -41,7 +41,7 @@ def build_mixer(mixer: str | Mapping[str, Any], **config: Any) -> Mixer:
         )
     name = config.pop("name")
     cls = MIXERS.get(name)
-    allowed = list(inspect.signature(cls.__init__).parameters)[1:]
+    allowed = mixer_keywords(name)
     for keyword in config:
         if keyword not in allowed:
             raise ValueError(unknown(f"keyword of mixer {name!r}:", keyword, allowed))
@@ -53,6 +53,17 @@ def build_mixer(mixer: str | Mapping[str, Any], **config: Any) -> Mixer:
 def list_mixers() -> list[str]:
     """Names that `build_mixer` takes, third-party plug-ins included."""
     return MIXERS.names()
+
+
+def mixer_keywords(name: str) -> list[str]:
+    """Lists the constructor keywords of a mixer. Raises ValueError for an unknown name."""
+    return list(inspect.signature(MIXERS.get(name).__init__).parameters)[1:]
+
+
+def looking_both_ways(name: str) -> dict[str, bool]:
+    """Returns the keyword that makes a mixer look both ways; {} for one that always does or never can."""
+    can = "bidirectional" in mixer_info(name).capabilities and "bidirectional" in mixer_keywords(name)
+    return {"bidirectional": True} if can else {}
 
 
 def mixer_info(name: str) -> MixerSpec:

@@ -25,7 +25,7 @@ def attend(
     walk: Walk,
 ) -> tuple[Tensor, Tensor]:
     """(y, final state). `kind` says what key and gate are: see `triton_plan.Call`."""
-    state, _, cu_seqlens, direction, in_place = walk
+    state, cu_seqlens, direction, in_place = walk.initial_state, walk.cu_seqlens, walk.direction, walk.in_place
     save = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, key, v, gate, state))
     if in_place and state is not None and state.is_contiguous() and _is_decoding(q, cu_seqlens, direction, save):
         return decode_in_place(q, key, v, gate, state, scale, kind, activation), state

@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import functools
 import inspect
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .layout import Layout, ScanOrder, whole_sequences
-from .windows import ShortConv
+from mixerzoo.kernels.validation import number_of_sequences
+
+from .depth_shared import DepthShared
+from .formulas import evaluate, products_per_token
+from .layout import Layout, Plane, ScanOrder, whole_sequences
+from .spec import LIMITS, MixerSpec
+
+Shared = Mapping[str, Tensor]
 
 
 class Output(NamedTuple):
@@ -25,56 +31,19 @@ class Output(NamedTuple):
     state: Any
 
 
-class RecurrentState(NamedTuple):
-    """The state of a linear mixer: constant size, batch first, fp32; never changed in place.
-
-    memory: [B,...], the recurrence. conv: [B,W-1,channels], the short convolution's last inputs (W-1 = 0 without one).
-    position: [B] int64, how many tokens the sequence has seen.
-    """
-
-    memory: Tensor
-    conv: Tensor
-    position: Tensor
-
-
-@dataclass(frozen=True)
-class MixerSpec:
-    """What is known about a mixer without building it. `state` and `flops` are formulas per layer and sequence."""
-
-    paper: str
-    equation: str
-    ops: tuple[str, ...]
-    state: str
-    flops: str
-    capabilities: frozenset[str]
-
-    def __post_init__(self) -> None:
-        unknown = self.capabilities - CAPABILITIES
-        if unknown:
-            raise ValueError(f"unknown capabilities {sorted(unknown)}; known: {', '.join(sorted(CAPABILITIES))}")
-
-
-CAPABILITIES = frozenset(
-    {
-        "causal",  # forward, prefill and step without a look ahead
-        "bidirectional",  # bidirectional=True
-        "constant_state",  # the state does not grow with the sequence
-        "short_conv",  # short_conv=4
-        "flip_equivariant",  # bidirectional, it commutes with reversing the sequence
-        "depth_shared",  # takes a slice of something shared over depth (HGRN's lower bounds)
-    }
-)
-
-
 class Mixer(nn.Module):
     """Base of every mixer. Subclasses set `spec` and implement `run` and `empty_state`.
 
     A subclass's configuration is its constructor's keyword arguments, JSON values with defaults, kept in `config`.
+    `depth_shared` are the kinds of things that it shares with a model's other layers. `layer` and `depth` are its place
+    in a model, 0 of 1 when it is built alone.
     """
 
     spec: ClassVar[MixerSpec]
-    depth_shared: type[nn.Module] | None = None
+    depth_shared: tuple[type[DepthShared], ...] = ()
     config: dict[str, Any]
+    layer: int = 0
+    depth: int = 1
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -82,12 +51,15 @@ class Mixer(nn.Module):
 
         @functools.wraps(init)
         def recording_init(self, *args: Any, **keywords: Any) -> None:
-            if type(self) is cls:
+            outermost = type(self) is cls
+            if outermost:
                 arguments = signature.bind(self, *args, **keywords)
                 arguments.apply_defaults()
                 _, *items = arguments.arguments.items()
                 object.__setattr__(self, "config", dict(items))
             init(self, *args, **keywords)
+            if outermost:
+                self.reset_own_parameters()
 
         cls.__init__ = recording_init  # type: ignore[method-assign]
 
@@ -98,132 +70,217 @@ class Mixer(nn.Module):
         self.dim = dim
         self.bidirectional = bidirectional
 
+    @classmethod
+    def fitted(cls, dim: int, head: int) -> dict[str, Any]:
+        """Returns the keywords that fit the mixer to a width, with heads about `head` wide: {} where defaults fit all.
+
+        Grids, image models and laws build it so; each chooses its own head width."""
+        return {}
+
+    def reset_own_parameters(self) -> None:
+        """Starts everything that doesn't start as torch's modules do: own parameters, gates' biases, special maps.
+
+        Runs at the end of construction and of `reset_parameters`. Values only, no new tensors."""
+
+    @torch.no_grad()
+    def reset_parameters(self, std: float | None = None) -> None:
+        """Starts everything that the mixer contains, as its constructor did; also after `to_empty`.
+
+        std: the spread of the weights of plain linear maps, normal around 0; None: torch's own. What
+        `reset_own_parameters` starts is the mixer's own whatever a model chooses here."""
+        for module in self.modules():
+            if module is not self and callable(reset := getattr(module, "reset_parameters", None)):
+                reset()
+            if std is not None and isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=std)
+        self.reset_own_parameters()
+
+    def place(self, layer: int, depth: int) -> None:
+        """Tells the mixer that it is layer 0 <= layer < depth of a model.
+
+        One that starts differently in every layer calls `reset_own_parameters` here."""
+        self.layer, self.depth = layer, depth
+
     def forward(
         self,
         x: Tensor,
         *,
         mask: Tensor | None = None,
         cu_seqlens: Tensor | None = None,
-        shared: Tensor | None = None,
+        shared: Shared | None = None,
         orders: tuple[ScanOrder, ...] = (),
     ) -> Tensor:
-        """Mix a batch of whole sequences: [B,T,D] -> [B,T,D].
+        """Mixes a batch of whole sequences: [B,T,D] -> [B,T,D].
 
         Args:
             mask: bool [B,T], True = token. Padding may stand anywhere, changes nothing and comes out as zero.
             cu_seqlens: [N+1] integers, N documents packed into one row (B=1).
-            shared: this layer's slice of what the mixer declares as `depth_shared`.
+            shared: this layer's values of the kinds in `depth_shared`, by their names.
             orders: ways through the tokens (blocks/scan_order.py), whose scans are summed; () takes them as they stand.
 
-        Raises ValueError for wrong shapes, and for more than one of mask, cu_seqlens and orders.
-        """
+        Raises ValueError for wrong shapes, for more than one of mask, cu_seqlens and orders, and for what
+        `spec.cannot` names."""
         self._check_input(x, mask)
+        shared = shared or {}
         if orders:
             if mask is not None or cu_seqlens is not None:
                 raise ValueError("orders exclude mask and cu_seqlens; remedy: images of one size in a batch")
-            return self.scan(x, orders, shared)
+            return self._run_orders(x, orders, shared)
         if cu_seqlens is None:
             return self._run_padded(x, mask, None, shared)[0]
         if mask is not None:
             raise ValueError("mask and cu_seqlens exclude each other; remedy: leave padding out of the packed row")
-        if x.shape[0] != 1:
-            raise ValueError(f"cu_seqlens needs one packed row, B=1, got B={x.shape[0]}; remedy: flatten the batch")
+        self._check_can("packing")
+        number_of_sequences(x, cu_seqlens)
         return self.run(x, Layout(x.shape[1], x.device, cu_seqlens=cu_seqlens), None, shared)[0]
 
     def prefill(
-        self, x: Tensor, state: Any = None, *, mask: Tensor | None = None, shared: Tensor | None = None
+        self, x: Tensor, state: Any = None, *, mask: Tensor | None = None, shared: Shared | None = None
     ) -> Output:
-        """A chunk of every sequence in, the state after it out; None starts. Splitting anywhere changes nothing."""
+        """Takes a chunk of every sequence in and hands the state after it out; None starts.
+
+        Splitting a sequence anywhere changes nothing."""
         self._check_causal("prefill")
         self._check_input(x, mask)
         state = self.init_state(x.shape[0]) if state is None else state
         if state.position.shape[0] != x.shape[0]:
             raise ValueError(f"the state is for {state.position.shape[0]} sequences, got x with B={x.shape[0]}")
-        return Output(*self._run_padded(x, mask, state, shared))
+        return Output(*self._run_padded(x, mask, state, shared or {}))
 
-    def step(self, x_t: Tensor, state: Any, *, shared: Tensor | None = None) -> Output:
-        """One token of every sequence: [B,D] -> [B,D]."""
+    def step(self, x_t: Tensor, state: Any, *, shared: Shared | None = None) -> Output:
+        """Takes one token of every sequence: [B,D] -> [B,D]. Values in time in `shared` are [B,...]."""
         if x_t.ndim != 2:
             raise ValueError(f"x_t must be [B,D], got {tuple(x_t.shape)}; remedy: prefill takes [B,T,D]")
+        in_time = self._names_in_time()
+        shared = {name: value[:, None] if name in in_time else value for name, value in (shared or {}).items()}
         y, state = self.prefill(x_t[:, None], state, shared=shared)
         return Output(y[:, 0], state)
 
+    def hand_on(
+        self, x: Tensor, *, mask: Tensor | None = None, cu_seqlens: Tensor | None = None, state: Any = None
+    ) -> Tensor:
+        """Returns the value [B,T,...] that the first layer of a model hands to all: `first_value` of its input."""
+        self._check_input(x, mask)
+        if cu_seqlens is not None:
+            return self.first_value(x, Layout(x.shape[1], x.device, cu_seqlens=cu_seqlens), None)
+        layout = Layout(x.shape[1], x.device, None if state is None else state.position)
+        if mask is None:
+            return self.first_value(x, layout, state)
+        order = mask.logical_not().argsort(dim=1, stable=True)
+        valid = mask.gather(1, order)
+        x = _taken(x, order).masked_fill(~valid[..., None], 0)
+        return _put_back(self.first_value(x, layout._replace(valid=valid), state), order)
+
     def init_state(self, batch_size: int, *, max_length: int | None = None) -> Any:
-        """The state before the first token. `max_length` preallocates what grows with the sequence."""
+        """Returns the state before the first token. `max_length` preallocates what grows with the sequence."""
         self._check_causal("init_state")
         weight = next(self.parameters())
         like = torch.empty(0, dtype=torch.promote_types(weight.dtype, torch.float32), device=weight.device)
         return self.empty_state(batch_size, max_length, like)
 
     def state_size(self, length: int) -> int:
-        """Numbers a sequence's state holds after `length` tokens (4 bytes each), its position not counted."""
-        state = self.empty_state(1, length, torch.empty(0, device="meta"))
-        return sum(tensor.numel() for tensor in state if tensor.is_floating_point() or tensor.is_complex())
+        """Counts the numbers that a sequence's state holds after `length` tokens, without its position: `spec.state`
+        and the pasts of its windows."""
+        return evaluate(self.spec.state, self._values(length)) + self.past_size()
 
     def flops(self, length: int) -> int:
-        """Forward FLOPs for one sequence: two per multiply-add of linear maps and convolution, plus `mixing_flops`."""
-        maps = sum(module.weight.numel() for module in self.modules() if isinstance(module, (nn.Linear, ShortConv)))
-        return 2 * maps * length + self.mixing_flops(length)
-
-    def run(self, x: Tensor, layout: Layout, state: Any, shared: Tensor | None) -> tuple[Tensor, Any]:
-        """The mixer itself, padding (if any) on the right. `state` is None in `forward`: nothing precedes."""
-        raise NotImplementedError
-
-    def scan(self, x: Tensor, orders: tuple[ScanOrder, ...], shared: Tensor | None) -> Tensor:
-        """The sum over orders of what the mixer makes of the sequences: [B,T,D] -> [B,T,D]."""
-        sequences = [order.apply(x) for order in orders]
-        mixed = [self.run(sequence, whole_sequences(sequence), None, shared)[0] for sequence in sequences]
-        return functools.reduce(torch.add, (order.undo(y) for order, y in zip(orders, mixed, strict=True)))
-
-    def empty_state(self, batch_size: int, max_length: int | None, like: Tensor) -> Any:
-        """Zeros of the dtype and device of `like`, and position zero."""
-        raise NotImplementedError
+        """Counts the forward FLOPs for one sequence by `spec.flops`, two for every multiply-add."""
+        return evaluate(self.spec.flops, self._values(length) | {"params": products_per_token(self)})
 
     def mixing_flops(self, length: int) -> int:
-        """FLOPs of the mixing over time itself, for the formula in `spec.flops`."""
+        """Counts those of `flops` that one more scan order costs: all but the linear maps and windows."""
+        return evaluate(self.spec.flops, self._values(length) | {"params": 0})
+
+    def letters(self) -> dict[str, float]:
+        """Returns the values of the letters in the spec's formulas beside T, D and params."""
+        return {}
+
+    def past_size(self) -> int:
+        """Counts the numbers that the pasts of windows hold."""
+        return 0
+
+    def run(self, x: Tensor, layout: Layout, state: Any, shared: Shared) -> tuple[Tensor, Any]:
+        """Mixes x [B,T,D], padding (if any) on the right. `state` is None in `forward`: nothing precedes."""
         raise NotImplementedError
 
-    def _run_padded(self, x: Tensor, mask: Tensor | None, state: Any, shared: Tensor | None) -> tuple[Tensor, Any]:
+    def scan(self, x: Tensor, orders: tuple[ScanOrder, ...], shared: Shared) -> Tensor:
+        """Sums over orders what the mixer makes of the sequences: [B,T,D] -> [B,T,D]."""
+        mixed = []
+        for order in orders:
+            sequence = order.apply(x)
+            y, _ = self.run(sequence, whole_sequences(sequence), None, self._in_order(shared, order))
+            mixed.append(order.undo(y))
+        return functools.reduce(torch.add, mixed)
+
+    def first_value(self, x: Tensor, layout: Layout, state: Any) -> Tensor:
+        """Computes what the first of a model's layers hands to all, for a mixer that declares `FirstValue`."""
+        raise NotImplementedError
+
+    def empty_state(self, batch_size: int, max_length: int | None, like: Tensor) -> Any:
+        """Returns the state before the first token, a NamedTuple with `position`, in the dtype and device of `like`."""
+        raise NotImplementedError
+
+    def _values(self, length: int) -> dict[str, float]:
+        return {"T": length, "D": self.dim, **self.letters()}
+
+    def _names_in_time(self) -> set[str]:
+        return {kind.name for kind in self.depth_shared if kind.in_time}
+
+    def _in_order(self, shared: Shared, order: ScanOrder) -> Shared:
+        in_time = self._names_in_time()
+        return {name: order.apply(value) if name in in_time else value for name, value in shared.items()}
+
+    def _run_orders(self, x: Tensor, orders: tuple[ScanOrder, ...], shared: Shared) -> Tensor:
+        planes = [order for order in orders if isinstance(order, Plane)]
+        if not planes:
+            self._check_can("orders")
+            return self.scan(x, orders, shared)
+        if "plane" not in self.spec.capabilities:
+            raise ValueError(f"{type(self).__name__} has no form on two axes; remedy: another scan order than plane")
+        if len(orders) > 1 or planes[0].height * planes[0].width != x.shape[1]:
+            raise ValueError(f"a plane stands alone and covers the T={x.shape[1]} tokens, got {orders}")
+        layout = whole_sequences(x)._replace(plane=tuple(planes[0]))
+        return self.run(x, layout, None, shared)[0]
+
+    def _run_padded(self, x: Tensor, mask: Tensor | None, state: Any, shared: Shared) -> tuple[Tensor, Any]:
         """Moves the tokens of every row to the left, so that a mixer only ever sees padding on the right."""
         layout = Layout(x.shape[1], x.device, None if state is None else state.position)
         if mask is None:
             return self.run(x, layout, state, shared)
+        self._check_can("padding")
         order = mask.logical_not().argsort(dim=1, stable=True)
         valid = mask.gather(1, order)
-        x = x.gather(1, order[..., None].expand_as(x)).masked_fill(~valid[..., None], 0)
+        in_time = self._names_in_time()
+        shared = {name: _taken(value, order) if name in in_time else value for name, value in shared.items()}
+        x = _taken(x, order).masked_fill(~valid[..., None], 0)
         y, state = self.run(x, layout._replace(valid=valid), state, shared)
-        y = y.masked_fill(~valid[..., None], 0)
-        return torch.empty_like(y).scatter(1, order[..., None].expand_as(y), y), state
+        return _put_back(y.masked_fill(~valid[..., None], 0), order), state
 
     def _check_input(self, x: Tensor, mask: Tensor | None) -> None:
         if x.ndim != 3 or x.shape[-1] != self.dim or 0 in x.shape:
             raise ValueError(f"x must be [B,T,D] with B, T >= 1 and D={self.dim}, got {tuple(x.shape)}")
+        if "length" in self.spec.cannot and x.shape[1] != self.config["length"]:
+            raise ValueError(f"{type(self).__name__} takes T={self.config['length']} tokens, got {x.shape[1]}")
         if mask is not None and (mask.dtype != torch.bool or mask.shape != x.shape[:2]):
             raise ValueError(
                 f"mask must be bool [B,T]={tuple(x.shape[:2])}, True = token, got {mask.dtype} {tuple(mask.shape)}"
             )
 
+    def _check_can(self, what: str) -> None:
+        if what in self.spec.cannot:
+            raise ValueError(f"{type(self).__name__} takes no {what}: it lacks {LIMITS[what]}")
+
     def _check_causal(self, method: str) -> None:
         if self.bidirectional:
-            raise ValueError(
-                f"{method} needs a causal mixer, this one has bidirectional=True; remedy: bidirectional=False"
-            )
+            remedy = "bidirectional=False" if "causal" in self.spec.capabilities else "a causal mixer"
+            raise ValueError(f"{method} needs a causal mixer, this one has bidirectional=True; remedy: {remedy}")
 
 
-def check_divides(what: str, number: int, total_name: str, total: int) -> None:
-    """ValueError unless `number` is a positive divisor of `total`."""
-    if not isinstance(number, int) or number < 1 or total % number:
-        raise ValueError(f"{what} must divide {total_name}={total}, got {number!r}")
+def _taken(x: Tensor, order: Tensor) -> Tensor:
+    """x[b, order[b, t]]: [B,T,...] -> [B,T,...]."""
+    return x.gather(1, order.view(*order.shape, *[1] * (x.ndim - 2)).expand_as(x))
 
 
-def head_width(what: str, expand: float, dim: int, num_heads: int) -> int:
-    """Channels a head: dim * expand / num_heads, or a ValueError that says why that is no whole number."""
-    width = round(dim * expand)
-    if num_heads < 1 or width < 1 or abs(width - dim * expand) > 1e-6 or width % num_heads:
-        raise ValueError(f"{what} * dim must be a positive multiple of num_heads={num_heads}, got {dim * expand:g}")
-    return width // num_heads
-
-
-def check_choice(what: str, value: Any, allowed: tuple[Any, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"unknown {what} {value!r}; known: {', '.join(map(repr, allowed))}")
+def _put_back(y: Tensor, order: Tensor) -> Tensor:
+    """The inverse of `_taken`."""
+    return torch.empty_like(y).scatter(1, order.view(*order.shape, *[1] * (y.ndim - 2)).expand_as(y), y)

@@ -1,4 +1,4 @@
-"""Where the tokens of a batch stand: positions, padding, packed documents, and ways through an image."""
+"""Where the tokens of a batch stand: positions, padding, packed documents, and the ways through an image."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ class Layout(NamedTuple):
     """T tokens of every sequence of a batch; whoever needs their positions asks for them.
 
     before: [B] int64, how many tokens a sequence had before these, None = none. valid: [B,T] bool, None = all; padding
-    is always on the right here. cu_seqlens: [N+1], None = not packed."""
+    is always on the right here. cu_seqlens: [N+1], None = not packed. plane: (height, width) of images whose token
+    (i, j) stands at place i width + j, for a mixer that works on two axes; None = a sequence.
+    """
 
     length: int
     device: torch.device
     before: Tensor | None = None
     valid: Tensor | None = None
     cu_seqlens: Tensor | None = None
+    plane: tuple[int, int] | None = None
 
     @property
     def position(self) -> Tensor:
-        """[B or 1,T] int64, each counting its own sequence's (or, packed, document's) tokens from zero."""
+        """Counts the tokens of every sequence (or, packed, document) from zero: [B or 1,T] int64."""
         index = torch.arange(self.length, device=self.device)
         if self.cu_seqlens is not None:
             index = index - documents(self.cu_seqlens, self.length).start
@@ -32,7 +35,7 @@ class Layout(NamedTuple):
 
 
 def whole_sequences(x: Tensor) -> Layout:
-    """Every row of x: [B,T,...] is one sequence from its start to its end."""
+    """Says that every row of x: [B,T,...] is one sequence from its start to its end."""
     return Layout(x.shape[1], x.device)
 
 
@@ -42,3 +45,16 @@ class ScanOrder(Protocol):
     def apply(self, x: Tensor) -> Tensor: ...
 
     def undo(self, y: Tensor) -> Tensor: ...
+
+
+class Plane(NamedTuple):
+    """The order of a mixer that works on two axes: the image as it stands, with its height and width."""
+
+    height: int
+    width: int
+
+    def apply(self, x: Tensor) -> Tensor:
+        return x
+
+    def undo(self, y: Tensor) -> Tensor:
+        return y

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from .contract import check_choice
+from .checks import check_choice
+from .depth_shared import DepthShared
 
 CONVENTIONS = ("skip_first", "skip_last", "decreasing", "random")
 FARTHEST = 1e-3  # a random bound stays that far from 0 and 1 at the start
 
 
-class LowerBounds(nn.Module):
-    """Gamma: [L,D] learnable, P = softmax over the L layers; layer k = 0..L-1 gets a sum of rows of P, in [0, 1).
+class LowerBounds(DepthShared):
+    """Gives layer k = 0..L-1 a sum of rows of P in [0, 1), P = softmax over the L layers of learnable Gamma: [L,D].
 
     The sources disagree on which rows (not checkpoint-compatible, equal at the start: gamma_k = k/L):
 
@@ -25,6 +28,9 @@ class LowerBounds(nn.Module):
         decreasing    skip_first's bounds in the opposite order: the first layer has the largest, the last has 0
         random        gamma_k = sigmoid(Gamma_k), Gamma drawn so that every gamma_k starts uniform in (0, 1)
     """
+
+    name = "lower_bound"
+    attribute = "lower_bounds"
 
     def __init__(self, depth: int, dim: int, convention: str = "skip_first") -> None:
         super().__init__()
@@ -41,7 +47,7 @@ class LowerBounds(nn.Module):
             nn.init.ones_(self.logits)
 
     def forward(self) -> Tensor:
-        """[L,D], row k for layer k. A row of zeros has a zero gradient: of a stack cut to one layer none is unused."""
+        """Returns [L,D], row k for layer k. A row of zeros has a zero gradient, so that none is unused."""
         logits = self.logits if self.logits.dtype == torch.float64 else self.logits.float()
         if self.convention == "random":
             return logits.sigmoid()
@@ -49,3 +55,10 @@ class LowerBounds(nn.Module):
         added = shares[:-1] if self.convention == "skip_last" else shares[1:]
         bounds = torch.cat([0 * shares[:1], added.cumsum(0)])
         return bounds.flip(0) if self.convention == "decreasing" else bounds
+
+    def begin(self) -> Tensor:
+        return self()
+
+    def at(self, carried: Tensor | None, layer: int, block: Any, x: Tensor, **ways: Any) -> tuple[Tensor, Tensor]:
+        assert carried is not None
+        return carried[layer], carried

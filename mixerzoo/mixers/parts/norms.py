@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .contract import check_choice
+from .checks import check_choice
 
 NORMS = ("layer", "rms", "srms", "group")
 BLOCK_NORMS = (*NORMS, "batch")
 
 
 def make_norm(kind: str, width: int, eps: float = 1e-5) -> nn.Module:
-    """layer | rms, or without weights: group | srms ("SimpleRMSNorm").
+    """Makes a norm: layer | rms, or without weights group | srms ("SimpleRMSNorm").
 
     `group`, LayerNorm without weight and bias, over each head's channels is GroupNorm with a group a head."""
     check_choice("norm", kind, NORMS)
@@ -22,13 +22,13 @@ def make_norm(kind: str, width: int, eps: float = 1e-5) -> nn.Module:
 
 
 def make_block_norm(kind: str, width: int) -> nn.Module:
-    """What stands before a block's branches and after the last block: `make_norm`'s, or batch."""
+    """Makes the norm before a block's branches and after its last block: one of `make_norm`'s, or batch."""
     check_choice("norm", kind, BLOCK_NORMS)
     return BatchNorm(width) if kind == "batch" else make_norm(kind, width)
 
 
 def normalize(norm: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
-    """`norm(x)`, where mask [B,T] says which of the tokens of x [B,T,D] are none."""
+    """Computes `norm(x)`, where mask [B,T] says which of the tokens of x [B,T,D] are padding."""
     return norm(x, mask) if isinstance(norm, BatchNorm) else norm(x)
 
 

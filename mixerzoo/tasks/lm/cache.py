@@ -13,7 +13,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils.deprecation import deprecate_kwarg
 
-from mixerzoo.mixers.parts.contract import RecurrentState
+from mixerzoo.mixers.parts.frame import RecurrentState
 from mixerzoo.mixers.parts.kv_cache import FixedKVCache, KVCache
 
 # transformers 5.24 renamed a model's cache. CACHE_NAME is what outputs and `generate` call it in the version at hand.

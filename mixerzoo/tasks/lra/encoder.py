@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mixerzoo.blocks.scan_order import check_scan_order, scan_passes
 from mixerzoo.blocks.stack import Stack
-from mixerzoo.mixers.parts.contract import check_choice
+from mixerzoo.mixers.parts.checks import check_choice
 from mixerzoo.mixers.parts.layout import ScanOrder
 from mixerzoo.registry.catalog import mixer_info
 from mixerzoo.tasks.config import BackboneConfig

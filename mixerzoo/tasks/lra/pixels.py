@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mixerzoo.blocks.scan_order import SCAN_ORDERS, check_scan_order
-from mixerzoo.mixers.parts.contract import check_choice
+from mixerzoo.mixers.parts.checks import check_choice
 
 from .characters import PROTOCOLS
 from .classification import SequenceClassification

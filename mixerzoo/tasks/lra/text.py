@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mixerzoo.mixers.parts.contract import check_choice
+from mixerzoo.mixers.parts.checks import check_choice
 from mixerzoo.tasks.base import Batch, Measurements
 from mixerzoo.tasks.cache import cached
 from mixerzoo.tasks.config import BackboneConfig

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from mixerzoo.blocks.scan_order import check_scan_order
 from mixerzoo.blocks.stack import lower_bounds_for
-from mixerzoo.mixers.parts.contract import check_choice
+from mixerzoo.mixers.parts.checks import check_choice
 from mixerzoo.mixers.parts.norms import make_norm
 
 from .zoo_blocks import (

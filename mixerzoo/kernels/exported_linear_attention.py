@@ -17,11 +17,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .heads import shared
+
 CHUNK = 16
 
 
 def exported(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, initial_state: Tensor) -> tuple[Tensor, Tensor]:
-    """q, k: [B,T,H,K], v: [B,T,H,V], log_f: [B,T,H,K or 1], initial_state: [B,H,K,V] -> y and the final state."""
+    """q, k: [B,T,H,K], v: [B,T,H,V], log_f: [B,T,H,K or 1], initial_state: [B,H,K,V] -> y and the final state.
+
+    Tensors with fewer heads are repeated here."""
+    heads = max(q.shape[2], initial_state.shape[1])
+    readers = heads // initial_state.shape[1]
+    q, k, v, log_f = (shared(x, heads) for x in (q, k, v, log_f))
+    initial_state = shared(initial_state, heads, axis=1)
     length = q.shape[1]
     chunks = length // CHUNK + 2  # never one: an axis of one would be a graph of its own
     padding = (0, 0, 0, 0, 0, chunks * CHUNK - length)
@@ -36,7 +44,7 @@ def exported(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, initial_state: Tens
     y = scores @ v + (q * log_f.cumsum(-2).exp()) @ states[:, :, :chunks]
     # Taken by index: a slice would tie the graph to whether the length is a multiple of the chunk.
     tokens = torch.arange(length, device=y.device)
-    return y.permute(0, 2, 3, 1, 4).flatten(1, 2).index_select(1, tokens), states[:, :, chunks]
+    return y.permute(0, 2, 3, 1, 4).flatten(1, 2).index_select(1, tokens), states[:, ::readers, chunks]
 
 
 def _decays(log_f: Tensor) -> Tensor:
