@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import mixerzoo
-from mixerzoo.tasks.lra.parallel import in_order
+from mixerzoo.tasks.cores import in_order
 
 KILLED = """
 import os, signal

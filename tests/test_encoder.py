@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from mixerzoo import list_mixers
-from mixerzoo.ablation.settings import MIXER_SETTINGS
+from mixerzoo.ablation.question.settings import MIXER_SETTINGS
 from mixerzoo.blocks.scan_order import scan_passes
 from mixerzoo.tasks import BackboneConfig
-from mixerzoo.tasks.lra.encoder import POOLINGS, POSITIONS, PairClassifier, SequenceClassifier, SequenceEncoder
+from mixerzoo.tasks.models.encoder import POOLINGS, POSITIONS, PairClassifier, SequenceClassifier, SequenceEncoder
 from tests.tolerances import assert_close
 
 MAX_LENGTH = 12

@@ -34,8 +34,8 @@ from mixerzoo import build_mixer, use_backend
 from mixerzoo.kernels.gated_linear_attention import gated_linear_attention
 from mixerzoo.kernels.gated_scan import gated_scan
 from mixerzoo.kernels.hgrn2 import hgrn2
-from mixerzoo.kernels.hgrn2_plug_in import replace_hgrn2
-from mixerzoo.tasks.lm.model import LanguageModel
+from mixerzoo.tasks.lm.flash_linear_attention.hgrn2_plug_in import replace_hgrn2
+from mixerzoo.tasks.models.language_model import LanguageModel
 
 PEER_CAPTURED = "flash-linear-attention, in a CUDA graph"
 PLUGGED = "flash-linear-attention on our op"

@@ -12,8 +12,8 @@ import typer
 from .screen import fail, make_console, number, split, stopped
 
 if TYPE_CHECKING:
-    from mixerzoo.ablation.engines import Engine
-    from mixerzoo.ablation.plan import Plan
+    from mixerzoo.ablation.question.plan import Plan
+    from mixerzoo.ablation.running.engines import Engine
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Asked:
 
     def build(self, planned: Plan) -> Engine:
         """Raises ValueError for an unknown engine or tracker, and for what an engine doesn't take."""
-        from mixerzoo.ablation.engines.local import LocalEngine
-        from mixerzoo.ablation.execute import Options
-        from mixerzoo.ablation.trackers import check_trackers
+        from mixerzoo.ablation.running.engines.local import LocalEngine
+        from mixerzoo.ablation.running.execute import Options
+        from mixerzoo.ablation.running.trackers import check_trackers
         from mixerzoo.registry.registry import unknown
         from mixerzoo.tasks.config import parse_setting
 
@@ -53,11 +53,11 @@ class Asked:
         if self.engine == "local":
             return LocalEngine(workers, self.threads, options)
         if self.engine == "ray":
-            from mixerzoo.ablation.engines.ray import RayEngine
+            from mixerzoo.ablation.running.engines.ray import RayEngine
 
             return RayEngine(self.address, self.threads, self.gpus, workers, options=options)
         if self.engine == "slurm":
-            from mixerzoo.ablation.engines.slurm import SlurmEngine
+            from mixerzoo.ablation.running.engines.slurm import SlurmEngine
 
             return SlurmEngine(dict(map(parse_setting, self.job)), workers, self.threads, options=options)
         raise ValueError(unknown("engine", self.engine, ("local", "ray", "slurm")))
@@ -65,8 +65,8 @@ class Asked:
 
 def make_plan(values: Mapping[str, Any]) -> Plan:
     """A grid's runs, checked and resolved down to their data; what was made equal is said."""
-    from mixerzoo.ablation.grid import Grid
-    from mixerzoo.ablation.plan import describe_matching, plan
+    from mixerzoo.ablation.question.grid import Grid
+    from mixerzoo.ablation.question.plan import describe_matching, plan
 
     planned = plan(Grid.of(**values))
     for line in (*describe_matching(planned), *planned.left_out):
@@ -78,8 +78,8 @@ def show_costs(planned: Plan, workers: int | None, threads: int) -> None:
     """A dry run: every run with what it will cost."""
     import torch
 
-    from mixerzoo.ablation.dry_run import cost_table, summary
-    from mixerzoo.ablation.engines.local import usable_cores
+    from mixerzoo.ablation.question.dry_run import cost_table, summary
+    from mixerzoo.tasks.cores import usable_cores
 
     torch.set_num_threads(threads)
     console = make_console()
@@ -90,24 +90,25 @@ def show_costs(planned: Plan, workers: int | None, threads: int) -> None:
 
 def carry_out(planned: Plan, directory: Path, engine: Engine, *, plots: bool) -> None:
     """Do what is missing of a plan, write its report and print it; exit code 1 if something is still missing."""
-    from mixerzoo.ablation import plan
-    from mixerzoo.ablation.engines import CannotStart
-    from mixerzoo.ablation.progress import show_progress
-    from mixerzoo.ablation.report import print_tables, read_report, write_report
-    from mixerzoo.ablation.store import Store
+    from mixerzoo.ablation.question.plan import describe
+    from mixerzoo.ablation.reading.report import print_tables, read_report, write_report
+    from mixerzoo.ablation.running.carry_out import carry_out, expected, finished
+    from mixerzoo.ablation.running.engines import CannotStart
+    from mixerzoo.ablation.running.progress import show_progress
+    from mixerzoo.ablation.running.store import Store
 
     store, console = Store(directory), make_console()
-    (before, _), (pending, steps) = plan.finished(planned, store), plan.expected(planned, store)
+    (before, _), (pending, steps) = finished(planned, store), expected(planned, store)
     doing = f"{pending} to do" if pending else "nothing to do"
-    console.print(f"{plan.describe(planned)} in {directory}: {before} finished before, {doing}", soft_wrap=True)
+    console.print(f"{describe(planned)} in {directory}: {before} finished before, {doing}", soft_wrap=True)
     changed = False
     try:
         with show_progress(pending, steps, console) as observe:
-            changed = plan.carry_out(planned, store, engine, observe)
+            changed = carry_out(planned, store, engine, observe)
         stale = changed or not (directory / ("figures" if plots else "results.md")).exists()
         report = write_report(store, plots=plots) if stale else read_report(store)
     except KeyboardInterrupt:
-        ended, known = plan.finished(planned, store)
+        ended, known = finished(planned, store)
         stopped(f"{ended} of {known} runs are finished and kept")
     except CannotStart as error:
         fail(str(error))
@@ -117,7 +118,7 @@ def carry_out(planned: Plan, directory: Path, engine: Engine, *, plots: bool) ->
     console.print(
         f"written: {report.directory}/report.html, results.md, *.tex, *.csv{', figures' * plots}", soft_wrap=True
     )
-    ended, known = plan.finished(planned, store)
+    ended, known = finished(planned, store)
     if ended < known:
         raise typer.Exit(1)
 

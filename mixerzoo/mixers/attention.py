@@ -6,11 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from mixerzoo.kernels.softmax_attention import softmax_attention
-
-from .parts.contract import Mixer, MixerSpec, check_divides
-from .parts.kv_cache import FixedKVCache, KVCache, append, cached_positions
-from .parts.layout import Layout
-from .parts.rotary import rope_frequencies, rotate
+from mixerzoo.mixers.parts.contract import Mixer, MixerSpec, check_divides
+from mixerzoo.mixers.parts.kv_cache import FixedKVCache, KVCache, append, cached_positions
+from mixerzoo.mixers.parts.layout import Layout
+from mixerzoo.mixers.parts.rotary import rope_frequencies, rotate
 
 
 class Attention(Mixer):

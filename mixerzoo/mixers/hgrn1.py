@@ -9,12 +9,11 @@ from torch import Tensor, nn
 from mixerzoo.kernels.gated_scan import gated_scan
 from mixerzoo.kernels.pointwise import bounded_gate
 from mixerzoo.kernels.validation import check_lower_bound
-
-from .parts.contract import MixerSpec, check_choice
-from .parts.frame import LinearMixer
-from .parts.layout import Layout
-from .parts.lower_bounds import LowerBounds
-from .parts.norms import make_norm
+from mixerzoo.mixers.parts.contract import MixerSpec, check_choice
+from mixerzoo.mixers.parts.frame import LinearMixer
+from mixerzoo.mixers.parts.layout import Layout
+from mixerzoo.mixers.parts.lower_bounds import LowerBounds
+from mixerzoo.mixers.parts.norms import make_norm
 
 
 class HGRN1(LinearMixer):

@@ -7,12 +7,11 @@ from torch import Tensor, nn
 from mixerzoo.kernels.hgrn2 import hgrn2
 from mixerzoo.kernels.pointwise import ACTIVATIONS
 from mixerzoo.kernels.validation import check_lower_bound
-
-from .parts.contract import MixerSpec, check_choice, check_divides
-from .parts.frame import LinearMixer
-from .parts.layout import Layout
-from .parts.lower_bounds import LowerBounds
-from .parts.norms import make_norm
+from mixerzoo.mixers.parts.contract import MixerSpec, check_choice, check_divides
+from mixerzoo.mixers.parts.frame import LinearMixer
+from mixerzoo.mixers.parts.layout import Layout
+from mixerzoo.mixers.parts.lower_bounds import LowerBounds
+from mixerzoo.mixers.parts.norms import make_norm
 
 
 class HGRN2(LinearMixer):

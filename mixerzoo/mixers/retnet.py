@@ -7,12 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixerzoo.kernels.gated_linear_attention import gated_linear_attention
-
-from .parts.contract import MixerSpec, check_choice, head_width
-from .parts.frame import LinearMixer
-from .parts.layout import Layout
-from .parts.norms import make_norm
-from .parts.rotary import rope_frequencies, rotate, xpos_frequencies
+from mixerzoo.mixers.parts.contract import MixerSpec, check_choice, head_width
+from mixerzoo.mixers.parts.frame import LinearMixer
+from mixerzoo.mixers.parts.layout import Layout
+from mixerzoo.mixers.parts.norms import make_norm
+from mixerzoo.mixers.parts.rotary import rope_frequencies, rotate, xpos_frequencies
 
 
 class RetNet(LinearMixer):

@@ -18,9 +18,9 @@ import psutil
 import pytest
 import torch
 
-from mixerzoo.ablation.engines.local import LocalEngine
-from mixerzoo.ablation.execute import Options
-from mixerzoo.ablation.store import Store
+from mixerzoo.ablation.running.engines.local import LocalEngine
+from mixerzoo.ablation.running.execute import Options
+from mixerzoo.ablation.running.store import Store
 
 from .runs import everything_is_there_once, outcomes, run
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mixerzoo.ablation.store import Row, Store
+from mixerzoo.ablation.running.store import Row, Store
 from mixerzoo.tasks import RunConfig
 from mixerzoo.tasks.train import Point
 

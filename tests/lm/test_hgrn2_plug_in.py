@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixerzoo.kernels.gated_linear_attention import gated_linear_attention
-from mixerzoo.kernels.hgrn2_plug_in import HOME, replace_hgrn2
+from mixerzoo.tasks.lm.flash_linear_attention.hgrn2_plug_in import HOME, replace_hgrn2
 
 from .tolerances import assert_close
 

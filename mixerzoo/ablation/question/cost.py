@@ -11,8 +11,7 @@ import torch
 from mixerzoo.tasks import BackboneConfig, RunConfig, Task
 from mixerzoo.tasks.train import EVALUATION_BATCH, parameter_groups
 
-from .execute import STATE_LENGTH
-
+STATE_LENGTH = 1024  # tokens after which states are compared
 SMALL = 2**20
 TRIAL_FLOPS = {"cpu": 2e11, "cuda": 1e13}  # a training step above this is not tried out, for it takes seconds
 

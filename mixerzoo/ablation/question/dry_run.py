@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from rich.table import Table
 
+from mixerzoo.ablation.formats import counted
 from mixerzoo.tasks import RunConfig
 from mixerzoo.tasks.config import readable
 
-from .columns import value_at
 from .cost import CannotBuild, estimate_seconds, model_cost
-from .formats import counted
+from .paths import value_at
 from .plan import Plan
 
 

@@ -29,8 +29,8 @@ from mixerzoo.tasks.config import flatten
 from mixerzoo.tasks.files import read_toml
 
 from .matching import Matching
+from .search import Candidates, Search
 from .settings import Axis, Setting, check_reach, configure
-from .tuning import Candidates, Search
 
 KEYS = (
     *("question", "mixers", "tasks", "seeds", "match", "solve", "baseline"),

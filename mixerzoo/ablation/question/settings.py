@@ -19,7 +19,7 @@ from mixerzoo.tasks import BackboneConfig, RunConfig, Task, TrainConfig
 from mixerzoo.tasks.base import TASKS
 from mixerzoo.tasks.config import assign, canonical, parse_setting, parse_values, readable
 
-from .columns import unknown_path
+from .paths import unknown_path
 
 # Keywords for the default job's dim=64; a mixer that is not here runs with its own defaults.
 MIXER_SETTINGS: Mapping[str, Mapping[str, Any]] = {

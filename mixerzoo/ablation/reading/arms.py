@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from mixerzoo.ablation.formats import show_value
+from mixerzoo.ablation.running.store import Row
 from mixerzoo.tasks.config import readable
 
 from . import statistics
 from .columns import FOLDER, MIXER, columns, identity, mixer_label, settings
-from .formats import show_value
 from .statistics import Comparison, Interval
-from .store import Row
 
 # What a matching solves for, and what follows from a task: no part of a name where the rest tells the arms apart.
 CONSEQUENCES = ("data", "backbone.channel_mixer.hidden", "backbone.dim", "backbone.depth")

@@ -12,11 +12,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mixerzoo.registry.registry import unknown
+from mixerzoo.ablation.question.paths import unknown_path
+from mixerzoo.ablation.running.store import Row
 from mixerzoo.tasks.config import canonical, parse_values, readable
-
-from .formats import MOST_NAMES
-from .store import Row
 
 MIXER = "backbone.mixer"
 FOLDER = "folder"
@@ -43,21 +41,6 @@ def heading(path: str) -> str:
 def settings(row: Row) -> dict[str, Any]:
     """What was asked for, under canonical paths; `task` and `backbone.mixer` are the names."""
     return _leaves(row.config, "", {"task": row.config["task"]["name"], MIXER: mixer_label(row.config)})
-
-
-def value_at(config: Any, path: str, default: Any = None) -> Any:
-    """The one setting at a canonical path; in a pattern that of the first mixer that has it."""
-    value: Any = config
-    for key in path.split("."):
-        if isinstance(value, list) and not key.isdigit():
-            value = next((item for item in value if key in item), None)
-        if isinstance(value, list) and int(key) < len(value):
-            value = value[int(key)]
-        elif isinstance(value, Mapping) and key in value:
-            value = value[key]
-        else:
-            return default
-    return value
 
 
 def identity(row: Row, ignored: Sequence[str] = ("seed",)) -> str:
@@ -134,14 +117,6 @@ def check_paths(paths: Iterable[str], records: Iterable[Mapping[str, Any]]) -> N
     for path in paths:
         if path not in known:
             raise ValueError(unknown_path("path", heading(path), sorted(map(heading, known))))
-
-
-def unknown_path(kind: str, path: str, known: Sequence[str]) -> str:
-    """`unknown path 'lr'; did you mean train.lr?`: those that end alike, else the nearest and all."""
-    key = path.rpartition(".")[2]
-    if same := [other for other in known if other.rpartition(".")[2] == key]:
-        return f"unknown {kind} {path!r}; did you mean {' or '.join(same[:MOST_NAMES])}?"
-    return unknown(kind, path, known)
 
 
 def _leaves(values: Any, path: str, found: dict[str, Any]) -> dict[str, Any]:

@@ -9,11 +9,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from mixerzoo.ablation.formats import listed, show_value
+from mixerzoo.ablation.running.choice import Choice
 from mixerzoo.tasks.config import readable
 
 from .arms import Arm
-from .choice import Choice
-from .formats import listed, show_value
 from .statistics import mean
 
 TOLERANCE = 0.01  # by which sizes and tokens may differ and still count as equal

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
+from mixerzoo.ablation.formats import listed
+
 from .arms import Arm
-from .formats import listed
 from .statistics import mean, ranks
 
 FEWEST_TASKS = 3  # below, a critical difference says next to nothing

@@ -12,8 +12,6 @@ from mixerzoo.tasks import RunConfig
 from .events import Progress, Started
 from .store import RunRecord
 
-STATE_LENGTH = 1024
-
 Report = Callable[["Started | Progress"], None]
 
 
@@ -39,6 +37,7 @@ def execute(run: RunConfig, record: RunRecord, report: Report, options: Options 
     from accelerate.state import PartialState
     from accelerate.utils import broadcast_object_list
 
+    from mixerzoo.ablation.question.cost import STATE_LENGTH
     from mixerzoo.tasks.base import Measurements
     from mixerzoo.tasks.checkpoint import Checkpoint
     from mixerzoo.tasks.meter import Meter

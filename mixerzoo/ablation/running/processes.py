@@ -33,7 +33,7 @@ def launch(run: RunConfig, record: RunRecord, report: Callable[[Progress], None]
     Raises RuntimeError with the end of what they said if one of them fails.
     """
     arguments = [str(record.directory), to_json(run.to_dict()), to_json(asdict(options))]
-    command = [sys.executable, "-m", "mixerzoo.ablation.launch", *arguments]
+    command = [sys.executable, "-m", "mixerzoo.ablation.running.processes", *arguments]
     processes = [
         subprocess.Popen(command, env={**os.environ, **place}, close_fds=False) for place in _places(options.processes)
     ]

@@ -75,7 +75,7 @@ class Worker:
             free_memory()
 
     def _execute(self, run: RunConfig, record: RunRecord, report: Report) -> dict[str, Any]:
-        from .launch import launch
+        from .processes import launch
 
         return (execute if self.options.processes == 1 else launch)(run, record, report, self.options)
 

@@ -7,7 +7,14 @@ from typing import Any
 
 import torch
 
-from ..gated_scan.cases import DECAY_CASES, DOCUMENTS, RECURRENT_CASES, Sampler, packed_sizes, state_shape
+from mixerzoo.kernels.gated_scan.cases import (
+    DECAY_CASES,
+    DOCUMENTS,
+    RECURRENT_CASES,
+    Sampler,
+    packed_sizes,
+    state_shape,
+)
 
 SIZES: dict[str, dict[str, Any]] = {
     "K=1,V=1": {"K": 1, "V": 1},

@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..exported import exported
-from ..gated_scan.chunked import scan
-from ..packing import ChunkAlignment, align_to_chunks
+from mixerzoo.kernels.exported import exported
+from mixerzoo.kernels.gated_scan.chunked import scan
+from mixerzoo.kernels.packing import ChunkAlignment, align_to_chunks
+
 from .decay_tree import decay_tree, decay_tree_backward
 from .reference import recurrent_step
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..gated_scan.reference import sequences
+from mixerzoo.kernels.gated_scan.reference import sequences
 
 
 def recurrent_step(q: Tensor, k: Tensor, v: Tensor, f: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

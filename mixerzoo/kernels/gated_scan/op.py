@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..dispatch import Backend, Run, resolve
-from ..flash_linear_attention import run_gated_scan, why_not_scan
-from ..launch import why_not_triton
-from ..recurrence import Form, Walk, finish, run_recurrence
-from ..validation import check_shape, check_walk
+from mixerzoo.kernels.dispatch import Backend, Run, resolve
+from mixerzoo.kernels.flash_linear_attention import run_gated_scan, why_not_scan
+from mixerzoo.kernels.launch import why_not_triton
+from mixerzoo.kernels.recurrence import Form, Walk, finish, run_recurrence
+from mixerzoo.kernels.validation import check_shape, check_walk
+
 from .chunked import chunked
 from .reference import reference
 

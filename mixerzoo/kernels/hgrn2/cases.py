@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from ..gated_linear_attention.cases import SIZES
-from ..gated_scan.cases import DOCUMENTS, RECURRENT_CASES, Sampler, packed_sizes, state_shape
+from mixerzoo.kernels.gated_linear_attention.cases import SIZES
+from mixerzoo.kernels.gated_scan.cases import DOCUMENTS, RECURRENT_CASES, Sampler, packed_sizes, state_shape
 
 CASES: dict[str, dict[str, Any]] = {
     **RECURRENT_CASES,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..dispatch import Backend, Run, resolve
-from ..flash_linear_attention import run_hgrn2, why_not_attention
-from ..gated_linear_attention.op import check_qkv, why_not_wide
-from ..pointwise import ACTIVATIONS
-from ..recurrence import Form, Walk, finish, run_recurrence
-from ..validation import check_lower_bound, check_walk
+from mixerzoo.kernels.dispatch import Backend, Run, resolve
+from mixerzoo.kernels.flash_linear_attention import run_hgrn2, why_not_attention
+from mixerzoo.kernels.gated_linear_attention.op import check_qkv, why_not_wide
+from mixerzoo.kernels.pointwise import ACTIVATIONS
+from mixerzoo.kernels.recurrence import Form, Walk, finish, run_recurrence
+from mixerzoo.kernels.validation import check_lower_bound, check_walk
+
 from .chunked import chunked
 from .reference import reference
 
@@ -43,7 +44,7 @@ def _on_triton(
     q_activation: str,
     walk: Walk,
 ) -> tuple[Tensor, Tensor]:
-    from ..gated_linear_attention.triton_op import attend
+    from mixerzoo.kernels.gated_linear_attention.triton_op import attend
 
     gamma = gamma.to(torch.promote_types(gamma.dtype, torch.float32))
     if gamma.shape != q.shape[2:]:

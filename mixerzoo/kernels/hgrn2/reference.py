@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..gated_linear_attention.reference import recurrent_step
-from ..gated_scan.reference import sequences
+from mixerzoo.kernels.gated_linear_attention.reference import recurrent_step
+from mixerzoo.kernels.gated_scan.reference import sequences
 
 
 def reference(

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..gated_scan.cases import DOCUMENTS, LENGTHS, Sampler, packed_sizes
+from mixerzoo.kernels.gated_scan.cases import DOCUMENTS, LENGTHS, Sampler, packed_sizes
 
 CASES: dict[str, dict[str, Any]] = {
     **{f"T={length}": {"B": 1, "T": length} for length in LENGTHS},

@@ -8,12 +8,12 @@ import torch
 from safetensors import SafetensorError
 
 from mixerzoo.registry.registry import unknown
+from mixerzoo.tasks.lm.data.text_data import TextData
+from mixerzoo.tasks.lm.flash_linear_attention.checkpoints import some
+from mixerzoo.tasks.lm.flash_linear_attention.model_types import DEFAULTS
+from mixerzoo.tasks.lm.transformers_model.modeling import MixerForCausalLM
 
-from .checkpoints import some
 from .configuration import MixerConfig
-from .data import TextData
-from .flash_linear_attention import DEFAULTS
-from .modeling import MixerForCausalLM
 from .recipe import LMRun
 
 

@@ -12,8 +12,7 @@ from mixerzoo.blocks.stack import CHANNEL_MIXER_KEYS
 from mixerzoo.registry.catalog import MIXERS, mixer_info
 from mixerzoo.registry.registry import unknown
 
-from .cache import CACHE_NAMES
-
+CACHE_NAMES = ("cache", "past_key_values")  # a model's cache, which transformers 5.24 renamed
 HEADS = {"num_attention_heads": "num_heads", "num_key_value_heads": "num_kv_heads"}
 
 
@@ -35,7 +34,7 @@ class MixerConfig(PreTrainedConfig):
         dropout: on every residual branch.
         max_position_embeddings: the length of the training rows. Nothing depends on it: no mixer has learned positions.
         initializer_range: standard deviation of embeddings and linear maps.
-        fused_loss: while training, take the loss without logits (`loss.py`): `logits` is None then.
+        fused_loss: while training, take the loss without logits (`transformers_model/loss.py`): `logits` is None then.
         tie_word_embeddings: the head's weight is the embedding's.
 
     Raises ValueError for a malformed or unknown `mixer`, one that isn't causal or has another width, a size that is no

@@ -27,7 +27,7 @@ read_recipe = partial(recipes.read_recipe, "lm")
 class DataConfig:
     """Where text comes from, and how it becomes rows of tokens.
 
-    name: embedded | text:FILES | jsonl:FILES | parquet:FILES | hfds:NAME[@SPLIT] | tokens:FILE, see `data.py`.
+    name: embedded | text:FILES | jsonl:FILES | parquet:FILES | hfds:NAME[@SPLIT] | tokens:FILE, see `data/sources.py`.
     valid: the text to validate on, named likewise; None: the last `valid_fraction` of the tokens.
     text_key: the field or column of jsonl, parquet and hfds that holds the text.
     subset: of a Hugging Face data set, what it calls its configuration.

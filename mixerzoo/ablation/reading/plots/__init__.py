@@ -13,20 +13,20 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 
-from mixerzoo.ablation.ranking import average_ranks, task_labels
+from mixerzoo.ablation.reading.ranking import average_ranks, task_labels
 
 from .across import heat_map, rank_diagram
 from .curves import curves
 from .maps import maps
 from .quality import qualities
-from .search import sensitivities
+from .sensitivity import sensitivities
 from .series import series
 from .style import SETTINGS, Drawing, styles
 from .varied import varied
 
 if TYPE_CHECKING:
-    from mixerzoo.ablation.arms import Arm
-    from mixerzoo.ablation.report.data import Report
+    from mixerzoo.ablation.reading.arms import Arm
+    from mixerzoo.ablation.reading.report.contents import Report
 
 __all__ = ["Drawing", "Picture", "draw", "save"]
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
-from mixerzoo.ablation.arms import Arm
 from mixerzoo.ablation.formats import number
-from mixerzoo.ablation.ranking import FEWEST_TASKS
-from mixerzoo.ablation.statistics import critical_difference
+from mixerzoo.ablation.reading.arms import Arm
+from mixerzoo.ablation.reading.ranking import FEWEST_TASKS
+from mixerzoo.ablation.reading.statistics import critical_difference
 
 from .style import INK, Drawing
 

@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mixerzoo.ablation.arms import Arm
-from mixerzoo.ablation.statistics import interval, mean
+from mixerzoo.ablation.reading.arms import Arm
+from mixerzoo.ablation.reading.statistics import interval, mean
 from mixerzoo.tasks.base import file_name
 
 from .style import Drawing, counts, label_ends, metric_label, panels

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from mixerzoo.ablation.arms import Arm
+from mixerzoo.ablation.reading.arms import Arm
 from mixerzoo.tasks.base import file_name
 
 from .curves import best_of_each

@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mixerzoo.ablation.arms import Arm
 from mixerzoo.ablation.formats import size
-from mixerzoo.ablation.statistics import pareto_front
+from mixerzoo.ablation.reading.arms import Arm
+from mixerzoo.ablation.reading.statistics import pareto_front
 
 from .style import FAINT, Drawing, counts, geometric, label_ends, metric_label, panels, powers_of_two
 

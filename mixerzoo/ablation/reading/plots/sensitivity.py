@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mixerzoo.ablation.arms import Arm
-from mixerzoo.ablation.choice import Choice
+from mixerzoo.ablation.reading.arms import Arm
+from mixerzoo.ablation.running.choice import Choice
 from mixerzoo.tasks.base import file_name
 from mixerzoo.tasks.config import readable
 

@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullLocator
 
-from mixerzoo.ablation.arms import Arm
+from mixerzoo.ablation.reading.arms import Arm
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,9 +7,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mixerzoo.ablation.arms import Arm
 from mixerzoo.ablation.formats import show_value
-from mixerzoo.ablation.statistics import mean
+from mixerzoo.ablation.reading.arms import Arm
+from mixerzoo.ablation.reading.statistics import mean
 from mixerzoo.tasks.base import file_name
 
 from .curves import MOST, band, best_of_each

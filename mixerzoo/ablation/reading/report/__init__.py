@@ -6,10 +6,10 @@ import gc
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from mixerzoo.ablation.store import Store
+from mixerzoo.ablation.running.store import Store
 from mixerzoo.tasks.files import write_atomically
 
-from .data import Report, read_report
+from .contents import Report, read_report
 from .latex import latex
 from .markdown import markdown
 from .page import page
@@ -47,7 +47,7 @@ def _write(report: Report, *, plots: bool) -> None:
     write_atomically(directory / "results.tex", latex(report))
     pictures = []
     if plots:
-        from mixerzoo.ablation.plots import save
+        from mixerzoo.ablation.reading.plots import save
 
         pictures = save(report, directory)
     write_atomically(directory / "results.md", markdown(report, pictures))

@@ -12,13 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mixerzoo.ablation.arms import Arm, arms
-from mixerzoo.ablation.baseline import comparisons
-from mixerzoo.ablation.choice import Choice, choose
-from mixerzoo.ablation.columns import FOLDER, check_paths, columns, heading, select
-from mixerzoo.ablation.fairness import warnings
-from mixerzoo.ablation.statistics import Comparison, coverage_of_the_range
-from mixerzoo.ablation.store import Row, Store
+from mixerzoo.ablation.reading.arms import Arm, arms
+from mixerzoo.ablation.reading.baseline import comparisons
+from mixerzoo.ablation.reading.columns import FOLDER, check_paths, columns, heading, select
+from mixerzoo.ablation.reading.fairness import warnings
+from mixerzoo.ablation.reading.statistics import Comparison, coverage_of_the_range
+from mixerzoo.ablation.running.choice import Choice, choose
+from mixerzoo.ablation.running.store import Row, Store
 from mixerzoo.registry.registry import unknown
 from mixerzoo.tasks.base import file_name
 from mixerzoo.tasks.config import canonical, flatten

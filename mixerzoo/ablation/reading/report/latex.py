@@ -6,8 +6,8 @@ import re
 
 from mixerzoo.ablation.formats import number
 
-from .data import Report
-from .table import INTERVAL, Cell, Table, across, results
+from .contents import Report
+from .tables import INTERVAL, Cell, Table, across, results
 
 MOST_RANK = 3  # of the columns that a page has room for
 SPECIAL = {

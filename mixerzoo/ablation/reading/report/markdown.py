@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mixerzoo.ablation.ranking import unranked
+from mixerzoo.ablation.reading.ranking import unranked
 
-from .data import Report
+from .contents import Report
 from .origin import made_by
-from .table import Cell, Table, across, measured, results
+from .tables import Cell, Table, across, measured, results
 
 if TYPE_CHECKING:
-    from mixerzoo.ablation.plots import Picture
+    from mixerzoo.ablation.reading.plots import Picture
 
 LEGEND = (
     "Metrics are means ± standard deviations over seeds, the best in bold; intervals are 95 % bootstrap intervals of "

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from mixerzoo.ablation.columns import mixer_label, value_at
-from mixerzoo.ablation.settings import Axis
-from mixerzoo.ablation.store import Row
+from mixerzoo.ablation.question.paths import value_at
+from mixerzoo.ablation.question.settings import Axis
+from mixerzoo.ablation.reading.columns import mixer_label
+from mixerzoo.ablation.running.store import Row
 from mixerzoo.tasks.config import flatten, readable
 
 Case = Mapping[str, Any]  # what an axis sets of a run, by canonical paths

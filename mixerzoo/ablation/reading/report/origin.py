@@ -6,7 +6,7 @@ import shlex
 from collections import Counter
 from typing import Any
 
-from .data import Report
+from .contents import Report
 
 SHOWN = ("mixerzoo", "torch", "python", "git", "cpu", "cores", "device")
 

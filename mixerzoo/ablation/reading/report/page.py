@@ -9,16 +9,16 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mixerzoo.ablation.columns import MIXER, heading, identity, settings
 from mixerzoo.ablation.formats import show_value
-from mixerzoo.ablation.ranking import unranked
+from mixerzoo.ablation.reading.columns import MIXER, heading, identity, settings
+from mixerzoo.ablation.reading.ranking import unranked
 
-from .data import Report, Section
+from .contents import Report, Section
 from .origin import SHOWN, command, origins
-from .table import LAST, Cell, Column, Table, across, measured, results
+from .tables import LAST, Cell, Column, Table, across, measured, results
 
 if TYPE_CHECKING:
-    from mixerzoo.ablation.plots import Picture
+    from mixerzoo.ablation.reading.plots import Picture
 
 HERE = Path(__file__).parent
 BROAD = 8.0  # inches from which a figure takes the whole line
@@ -138,7 +138,7 @@ def _figure(picture: Picture) -> str:
 
 def _inline(picture: Picture) -> str:
     """The SVG with names of its own, so that figures don't mix, and with the page's colours in place of its own."""
-    from mixerzoo.ablation.plots.style import COLOURS, FAINT, INK
+    from mixerzoo.ablation.reading.plots.style import COLOURS, FAINT, INK
 
     svg = re.sub(r'\bid="', f'id="{picture.name}-', picture.svg)
     svg = re.sub(r'(url\(#|href="#)', rf"\g<1>{picture.name}-", svg)

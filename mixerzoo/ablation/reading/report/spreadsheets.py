@@ -10,12 +10,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mixerzoo.ablation.arms import Arm
-from mixerzoo.ablation.columns import columns, heading
+from mixerzoo.ablation.reading.arms import Arm
+from mixerzoo.ablation.reading.columns import columns, heading
 from mixerzoo.tasks.files import replacing
 
-from .data import Report, Section
-from .table import NUMBERS, configuration
+from .contents import Report, Section
+from .tables import NUMBERS, configuration
 
 Record = Mapping[str, Any]
 

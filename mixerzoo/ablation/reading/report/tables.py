@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mixerzoo.ablation.arms import Arm
 from mixerzoo.ablation.formats import number, short, show_value, signed, size, whole
-from mixerzoo.ablation.ranking import average_ranks, task_labels
-from mixerzoo.ablation.statistics import Comparison, Interval
+from mixerzoo.ablation.reading.arms import Arm
+from mixerzoo.ablation.reading.ranking import average_ranks, task_labels
+from mixerzoo.ablation.reading.statistics import Comparison, Interval
 
-from .data import Report, Section
+from .contents import Report, Section
 
 INTERVAL = "95 % interval"
 LAST = 6  # rank of a column of words, which only a page has room for

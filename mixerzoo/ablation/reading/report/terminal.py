@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from mixerzoo.ablation.ranking import unranked
+from mixerzoo.ablation.reading.ranking import unranked
 
-from .data import Report
-from .table import Table, across, measured, results
+from .contents import Report
+from .tables import Table, across, measured, results
 
 GAP = 3  # characters between two columns
 MOST_LINES = 40

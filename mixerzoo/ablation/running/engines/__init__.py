@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from mixerzoo.ablation.events import Event
-from mixerzoo.ablation.store import Store
+from mixerzoo.ablation.running.events import Event
+from mixerzoo.ablation.running.store import Store
 from mixerzoo.tasks import RunConfig
 
 Observe = Callable[[Event], None]

@@ -12,10 +12,10 @@ from pathlib import Path
 from time import sleep
 from typing import Any, Protocol
 
-from mixerzoo.ablation.events import Finished, Progress, Started
-from mixerzoo.ablation.execute import Options
-from mixerzoo.ablation.store import Store, read_lines
-from mixerzoo.ablation.worker import Worker
+from mixerzoo.ablation.running.events import Finished, Progress, Started
+from mixerzoo.ablation.running.execute import Options
+from mixerzoo.ablation.running.store import Store, read_lines
+from mixerzoo.ablation.running.worker import Worker
 from mixerzoo.tasks import RunConfig
 
 from . import Observe

@@ -22,17 +22,23 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
 
-from mixerzoo.ablation.events import Finished
-from mixerzoo.ablation.execute import Options
-from mixerzoo.ablation.store import LOOK_AGAIN, Store, configuration, unwritable
-from mixerzoo.ablation.worker import Worker
+from mixerzoo.ablation.running.events import Finished
+from mixerzoo.ablation.running.execute import Options
+from mixerzoo.ablation.running.store import LOOK_AGAIN, Store, configuration, unwritable
+from mixerzoo.ablation.running.worker import Worker
 from mixerzoo.tasks import RunConfig
-from mixerzoo.tasks.lra.parallel import usable_cores
+from mixerzoo.tasks.cores import usable_cores
 
 from . import Observe
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-PRELOADED = ["torch._dynamo", "accelerate", "mixerzoo.tasks.train", "mixerzoo.ablation.worker", "tensorboard.summary"]
+PRELOADED = [
+    "torch._dynamo",
+    "accelerate",
+    "mixerzoo.tasks.train",
+    "mixerzoo.ablation.running.worker",
+    "tensorboard.summary",
+]
 KILLED = {-signal.SIGKILL: "killed by SIGKILL: by someone, or by the kernel because memory ran out"}
 
 

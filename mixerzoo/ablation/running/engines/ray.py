@@ -8,8 +8,8 @@ from typing import Any
 
 import ray
 
-from mixerzoo.ablation.execute import Options
-from mixerzoo.ablation.store import Store, configuration
+from mixerzoo.ablation.running.execute import Options
+from mixerzoo.ablation.running.store import Store, configuration
 from mixerzoo.tasks import RunConfig
 
 from . import CannotStart, Observe

@@ -11,8 +11,8 @@ from typing import Any
 import submitit
 from submitit.helpers import DelayedSubmission
 
-from mixerzoo.ablation.execute import Options
-from mixerzoo.ablation.store import Store, configuration
+from mixerzoo.ablation.running.execute import Options
+from mixerzoo.ablation.running.store import Store, configuration
 from mixerzoo.tasks import RunConfig
 
 from . import CannotStart, Observe

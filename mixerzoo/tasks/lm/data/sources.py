@@ -5,7 +5,7 @@ text:FILES      every file one document; FILES are paths and patterns with comma
 jsonl:FILES     one document a line, its field `text_key`; like text, .gz too
 parquet:FILES   one document a row, its column `text_key`
 hfds:NAME@SPLIT a data set of the Hugging Face hub, or a local folder of one, its split `train` unless given
-tokens:FILE     a token file (`tokens.py`)
+tokens:FILE     a token file (`token_files.py`)
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from mixerzoo.registry.registry import unknown
+from mixerzoo.tasks.lm.recipe import DataConfig
 
-from .recipe import DataConfig
-from .text import read_corpus
+from .corpus import read_corpus
 
 
 def documents(config: DataConfig, source: str) -> Iterator[str]:

@@ -20,12 +20,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from mixerzoo.registry.registry import unknown
-from mixerzoo.tasks.cache import cache_folder, stamps
+from mixerzoo.tasks.data_cache import cache_folder, stamps
+from mixerzoo.tasks.lm.recipe import DataConfig
 
-from .recipe import DataConfig
+from .corpus import read_corpus
 from .sources import READERS, documents, files, open_data_set, text_of
-from .text import read_corpus
-from .tokens import Tokens, encode, load_tokenizer, read_tokens, write_tokens
+from .token_files import Tokens, encode, load_tokenizer, read_tokens, write_tokens
 
 IGNORED = -100
 KINDS = (*READERS, "tokens")

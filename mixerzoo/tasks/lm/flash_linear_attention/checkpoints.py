@@ -14,8 +14,9 @@ from torch import Tensor
 from transformers import GenerationConfig
 from transformers.utils import GENERATION_CONFIG_NAME
 
-from .configuration import MixerConfig
-from .flash_linear_attention import DEFAULTS, read_config, write_config
+from mixerzoo.tasks.lm.configuration import MixerConfig
+
+from .model_types import DEFAULTS, read_config, write_config
 from .tensor_names import modernised, rows
 
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"

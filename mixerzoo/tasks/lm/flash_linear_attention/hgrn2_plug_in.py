@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .hgrn2 import hgrn2
+from mixerzoo.kernels.hgrn2 import hgrn2
 
 HOME = "fla.layers.hgrn2"
 NEEDED = ("get_layer_cache", "update_layer_cache", "unpad_hidden_states", "repad_hidden_states", "rms_norm_linear")

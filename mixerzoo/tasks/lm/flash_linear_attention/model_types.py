@@ -18,8 +18,7 @@ from typing import Any
 import torch
 
 from mixerzoo.registry.catalog import build_mixer
-
-from .configuration import MixerConfig
+from mixerzoo.tasks.lm.configuration import MixerConfig
 
 COMMON: dict[str, Any] = {
     "hidden_size": 2048,

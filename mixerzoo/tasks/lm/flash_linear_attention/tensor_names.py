@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .configuration import MixerConfig
-from .flash_linear_attention import glu_of
+from mixerzoo.tasks.lm.configuration import MixerConfig
+
+from .model_types import glu_of
 
 
 class Row(NamedTuple):

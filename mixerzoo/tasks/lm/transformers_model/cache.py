@@ -15,9 +15,9 @@ from transformers.utils.deprecation import deprecate_kwarg
 
 from mixerzoo.mixers.parts.contract import RecurrentState
 from mixerzoo.mixers.parts.kv_cache import FixedKVCache, KVCache
+from mixerzoo.tasks.lm.configuration import CACHE_NAMES
 
-# transformers 5.24 renamed a model's cache. CACHE_NAME is what outputs and `generate` call it in the version at hand.
-CACHE_NAMES = ("cache", "past_key_values")
+# What outputs and `generate` call a model's cache in the version at hand.
 CACHE_NAME = next(name for name in CACHE_NAMES if hasattr(BaseModelOutputWithPast, name))
 # A `forward` that takes `cache` takes it under the old name too, which is what `generate` passes before 5.24: there is
 # nothing to warn of, and transformers doesn't from the version on that is given here.

@@ -30,20 +30,15 @@ from mixerzoo.mixers.parts.lower_bounds import LowerBounds
 from mixerzoo.mixers.parts.norms import make_norm
 from mixerzoo.mixers.parts.windows import ShortConv
 from mixerzoo.registry.catalog import build_mixer
+from mixerzoo.tasks.lm.configuration import CACHE_NAMES, MixerConfig
+from mixerzoo.tasks.lm.flash_linear_attention.checkpoints import (
+    generation_settings,
+    published_directory,
+    read_published,
+)
 
 from .batch import packed_documents, token_mask
-from .cache import (
-    CACHE_NAME,
-    CACHE_NAMES,
-    MixerCache,
-    MixerCacheLayer,
-    accepts_past_key_values,
-    adopt,
-    cache_for,
-    holds_tokens,
-)
-from .checkpoints import generation_settings, published_directory, read_published
-from .configuration import MixerConfig
+from .cache import CACHE_NAME, MixerCache, MixerCacheLayer, accepts_past_key_values, adopt, cache_for, holds_tokens
 from .loss import linear_cross_entropy, shifted
 
 __all__ = ["MixerCache", "MixerConfig", "MixerForCausalLM", "MixerModel"]

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .pathfinder_drawing import DEGREES, OVERLAP, PathfinderSpec, Stamps, dashes, marker
+from .drawing import DEGREES, OVERLAP, PathfinderSpec, Stamps, dashes, marker
 
 PUBLISHED = {
     32: PathfinderSpec(32, 7, 1.5, (1,), 0.5, 1.0, length=2, contour_contrast=1.5, distractor_contrast=2.0),

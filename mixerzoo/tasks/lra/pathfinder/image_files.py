@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mixerzoo.tasks.cores import Progress, in_order, silent
 from mixerzoo.tasks.files import write_atomically
 
-from .parallel import Progress, in_order, silent
-from .pathfinder_generator import PathfinderSpec, generate, pathfinder_spec
+from .generator import PathfinderSpec, generate, pathfinder_spec
 
 BATCH = 500
 DIFFICULTIES = {6: "curv_baseline", 9: "curv_contour_length_9", 14: "curv_contour_length_14"}

@@ -21,14 +21,14 @@ from PIL import Image, UnidentifiedImageError
 from torch import nn
 
 from mixerzoo.tasks.base import Batch, Measurements
-from mixerzoo.tasks.cache import cached, stamps
 from mixerzoo.tasks.config import BackboneConfig
+from mixerzoo.tasks.data_cache import cached, stamps
+from mixerzoo.tasks.lra.archive import archive_roots
+from mixerzoo.tasks.lra.pixels import PixelClassification
+from mixerzoo.tasks.rows import rows_forever, rows_once
 
-from .archive import archive_roots
-from .classification import rows_forever, rows_once
-from .pathfinder_files import pathfinder_folder
-from .pathfinder_generator import PathfinderSpec, generate, pathfinder_spec
-from .pixels import PixelClassification
+from .generator import PathfinderSpec, generate, pathfinder_spec
+from .image_files import pathfinder_folder
 
 DATA_SEED, CHUNK, FEWEST = 0, 500, 10
 
