@@ -13,7 +13,7 @@ from mixerzoo.tasks.cores import in_order
 
 KILLED = """
 import os, signal
-from mixerzoo.tasks.lra.parallel import in_order
+from mixerzoo.tasks.cores import in_order
 
 def deaf(number):
     return signal.getsignal(signal.SIGINT) is signal.SIG_IGN

@@ -22,7 +22,7 @@ DONE = {
 }
 HOLD = """
 import sys, time
-from mixerzoo.ablation.store import Store
+from mixerzoo.ablation.running.store import Store
 with Store(sys.argv[1]).claim("run") as ours:
     print(ours, flush=True)
     time.sleep(60)

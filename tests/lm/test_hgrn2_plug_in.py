@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mixerzoo.kernels.gated_linear_attention import gated_linear_attention
 from mixerzoo.tasks.lm.flash_linear_attention.hgrn2_plug_in import HOME, replace_hgrn2
 
-from .tolerances import assert_close
+from ..tolerances import assert_close
 
 DIM, HEADS, B, T = 12, 3, 2, 9
 MASK = torch.ones(B, T, dtype=torch.long).index_put((torch.tensor([0, 0, 0]), torch.tensor([0, 1, 2])), torch.tensor(0))
