@@ -15,12 +15,12 @@ from mixerzoo.mixers.parts.layout import ScanOrder
 from mixerzoo.mixers.parts.lower_bounds import LowerBounds
 from mixerzoo.mixers.parts.norms import make_block_norm, normalize
 from mixerzoo.registry.catalog import build_mixer
+from mixerzoo.registry.pattern import Pattern, tiled
 from mixerzoo.registry.registry import unknown
 
 from .channel_mixers import GLU
 from .residual import ResidualBlock
 
-MixerConfig = str | Mapping[str, Any]
 CHANNEL_MIXER_KEYS = ("multiplier", "hidden", "activation", "bias")
 
 
@@ -45,7 +45,7 @@ class Stack(nn.Module):
         self,
         dim: int,
         depth: int,
-        mixer: MixerConfig | Sequence[MixerConfig],
+        mixer: Pattern,
         *,
         channel_mixer: Mapping[str, Any] | None = MappingProxyType({}),
         norm: str = "rms",
@@ -55,15 +55,14 @@ class Stack(nn.Module):
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        pattern = [mixer] if isinstance(mixer, (str, Mapping)) else list(mixer)
-        if depth < 1 or not pattern:
-            raise ValueError(f"a stack needs depth >= 1 and at least one mixer, got depth={depth} and {pattern}")
+        if depth < 1 or not mixer:
+            raise ValueError(f"a stack needs depth >= 1 and at least one mixer, got depth={depth} and {mixer}")
         for key in channel_mixer or {}:
             if key not in CHANNEL_MIXER_KEYS:
                 raise ValueError(unknown("keyword of channel_mixer", key, CHANNEL_MIXER_KEYS))
         blocks = []
-        for layer in range(depth):
-            module = _build(pattern[layer % len(pattern)], dim, bidirectional)
+        for config in tiled(mixer, depth):
+            module = _build(config, dim, bidirectional)
             channels = None if channel_mixer is None else GLU(dim, **channel_mixer)
             branches = {branch: nn.Dropout(dropout) for branch in ("mixer_branch", "channel_branch")}
             blocks.append(ResidualBlock(module, channels, norm=norm, **branches))
@@ -142,8 +141,7 @@ def lower_bounds_for(mixers: Iterable[Mixer], depth: int, dim: int, convention: 
     return LowerBounds(depth, dim, convention) if shared and convention else None
 
 
-def _build(config: MixerConfig, dim: int, bidirectional: bool) -> Mixer:
-    config = {"name": config} if isinstance(config, str) else dict(config)
+def _build(config: Mapping[str, Any], dim: int, bidirectional: bool) -> Mixer:
     wanted = {"dim": dim, **({"bidirectional": True} if bidirectional else {})}
     for key, value in {"bidirectional": False, **wanted}.items():
         if config.get(key, value) != value:

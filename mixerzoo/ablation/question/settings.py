@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from mixerzoo.registry.catalog import MIXERS, mixer_info
+from mixerzoo.registry.pattern import names_in
 from mixerzoo.tasks import BackboneConfig, RunConfig, Task, TrainConfig
 from mixerzoo.tasks.base import TASKS
 from mixerzoo.tasks.config import assign, canonical, parse_setting, parse_values, readable
@@ -122,7 +123,7 @@ def _distinct(values: Sequence[Any]) -> list[Any]:
 
 def configure(mixer: str, task: Task, seed: int, settings: Iterable[Setting] = ()) -> RunConfig:
     """One run with all defaults applied, and the settings that reach it."""
-    pattern = [mixer_config(name, task) for name in mixer.split("+")]
+    pattern = [mixer_config(name, task) for name in names_in(mixer)]
     backbone = BackboneConfig(mixer=pattern if len(pattern) > 1 else pattern[0])
     values: Any = RunConfig(task, backbone, TrainConfig(), seed).to_dict()
     for setting in (*(Setting.of(path, value) for path, value in task.recipe.items()), *settings):
@@ -149,7 +150,7 @@ def _reaches(setting: Setting, mixer: str, task: Task) -> bool:
     if setting.scope not in ("", mixer) and setting.scope not in _names(task):
         return False
     if setting.path.startswith(MIXER_PATH):
-        pattern, (key, *inner) = mixer.split("+"), setting.path.removeprefix(MIXER_PATH).split(".")
+        pattern, (key, *inner) = names_in(mixer), setting.path.removeprefix(MIXER_PATH).split(".")
         if key.isdigit():  # a place in a pattern
             pattern, key = pattern[int(key) : int(key) + 1] * (len(pattern) > 1), "".join(inner[:1])
         return any(key in mixer_keywords(name) for name in pattern)
@@ -177,7 +178,7 @@ def check_reach(setting: Setting, mixers: Sequence[str], tasks: Sequence[Task]) 
 
 def _known(mixers: Sequence[str], tasks: Sequence[Task]) -> list[str]:
     """What can be set of runs of these mixers on these tasks, by readable paths."""
-    names = itertools.chain.from_iterable(mixer.split("+") for mixer in mixers)
+    names = itertools.chain.from_iterable(map(names_in, mixers))
     paths = {f"mixer.{keyword}" for name in names for keyword in mixer_keywords(name)}
     paths |= {TASK_PATH + field for task in tasks for field in _fields(task)}
     paths |= {f"backbone.{field.name}" for field in fields(BackboneConfig) if field.name != "mixer"}

@@ -14,6 +14,7 @@ from typing import Any
 
 from mixerzoo.ablation.question.paths import unknown_path
 from mixerzoo.ablation.running.store import Row
+from mixerzoo.registry.pattern import label_of
 from mixerzoo.tasks.config import canonical, parse_values, readable
 
 MIXER = "backbone.mixer"
@@ -28,9 +29,8 @@ ORDERS: Mapping[str, Callable[[Any, Any], bool]] = {
 
 
 def mixer_label(config: Mapping[str, Any]) -> str:
-    """`hgrn2`, or `hgrn2+attention` for a pattern."""
-    mixer = config["backbone"]["mixer"]
-    return "+".join(m["name"] for m in (mixer if isinstance(mixer, list) else [mixer]))
+    """Returns the label of a stored run's mixer or pattern."""
+    return label_of(config["backbone"]["mixer"])
 
 
 def heading(path: str) -> str:

@@ -20,6 +20,7 @@ from mixerzoo.blocks.stack import Stack
 from mixerzoo.mixers.parts.contract import check_choice
 from mixerzoo.mixers.parts.layout import ScanOrder
 from mixerzoo.registry.catalog import mixer_info
+from mixerzoo.registry.pattern import pattern_of
 from mixerzoo.tasks.config import BackboneConfig
 
 POOLINGS = ("mean", "last", "class")
@@ -95,7 +96,7 @@ class SequenceEncoder(nn.Module):
             channel_mixer=asdict(backbone.channel_mixer) if backbone.channel_mixer else None,
             norm=backbone.norm,
             lower_bounds=backbone.lower_bounds,
-            bidirectional=bidirectional and all(map(_goes_both_ways, _pattern(backbone))),
+            bidirectional=bidirectional and all(map(_goes_both_ways, pattern_of(backbone.mixer))),
             dropout=backbone.dropout,
             gradient_checkpointing=backbone.gradient_checkpointing,
         )
@@ -199,10 +200,6 @@ def sinusoids(place: Tensor, dim: int) -> Tensor:
     rates = torch.exp(torch.arange(half, device=place.device) * (-math.log(10_000) / max(1, half - 1)))
     angles = place[..., None] * rates
     return torch.cat([angles.sin(), angles.cos()], dim=-1)[..., :dim]
-
-
-def _pattern(backbone: BackboneConfig) -> list[Mapping[str, Any]]:
-    return backbone.mixer if isinstance(backbone.mixer, list) else [backbone.mixer]
 
 
 def _goes_both_ways(mixer: Mapping[str, Any]) -> bool:

@@ -5,7 +5,7 @@ ids: int64 [B,T] · logits: [B,T,vocabulary]. Generation is one prefill and then
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixerzoo.blocks.stack import Stack
+from mixerzoo.registry.pattern import Pattern
 from mixerzoo.tasks.config import BackboneConfig
 
 IGNORED = -100
@@ -27,7 +28,7 @@ class LanguageModel(nn.Module):
         vocab_size: int,
         dim: int,
         depth: int,
-        mixer: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]],
+        mixer: Pattern,
         *,
         channel_mixer: Mapping[str, Any] | None = {},
         norm: str = "rms",

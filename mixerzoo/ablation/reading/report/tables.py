@@ -13,6 +13,7 @@ from mixerzoo.ablation.formats import number, short, show_value, signed, size, w
 from mixerzoo.ablation.reading.arms import Arm
 from mixerzoo.ablation.reading.ranking import average_ranks, task_labels
 from mixerzoo.ablation.reading.statistics import Comparison, Interval
+from mixerzoo.registry.pattern import pattern_of
 
 from .contents import Report, Section
 
@@ -138,8 +139,10 @@ def metric_label(section: Section) -> str:
 def configuration(config: Mapping[str, Any]) -> str:
     """`expand=16 short_conv=4 · GLU 165 · lr 0.01`: what a mixer was given besides its width."""
     backbone = config["backbone"]
-    pattern = backbone["mixer"] if isinstance(backbone["mixer"], list) else [backbone["mixer"]]
-    layers = [" ".join(f"{key}={show_value(v)}" for key, v in mixer.items() if key != "name") for mixer in pattern]
+    layers = [
+        " ".join(f"{key}={show_value(v)}" for key, v in mixer.items() if key != "name")
+        for mixer in pattern_of(backbone["mixer"])
+    ]
     glu = backbone["channel_mixer"]
     width = "no GLU" if glu is None else f"GLU {glu['hidden'] or show_value(glu['multiplier']) + 'x'}"
     return " · ".join([*filter(None, layers), width, f"lr {show_value(config['train']['lr'])}"])
