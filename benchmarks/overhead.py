@@ -26,8 +26,8 @@ from time import perf_counter
 from typing import Any
 
 from mixerzoo import list_mixers
-from mixerzoo.ablation.execute import Options, execute
-from mixerzoo.ablation.store import Row, Store
+from mixerzoo.ablation.running.execute import Options, execute
+from mixerzoo.ablation.running.store import Row, Store
 from mixerzoo.tasks import BackboneConfig, RunConfig, TrainConfig, build_task
 from mixerzoo.tasks.provenance import provenance
 from mixerzoo.tasks.train import Point

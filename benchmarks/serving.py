@@ -31,7 +31,7 @@ from torch import Tensor
 from mixerzoo import list_mixers, mixer_info
 from mixerzoo.tasks.files import to_json, write_atomically
 from mixerzoo.tasks.lm import MixerConfig, MixerForCausalLM
-from mixerzoo.tasks.lm.cache import CACHE_NAME
+from mixerzoo.tasks.lm.transformers_model.cache import CACHE_NAME
 from mixerzoo.tasks.provenance import provenance
 
 SETTINGS = {"hgrn2": {"expand": 64}}  # heads of width 64, as many as the others have

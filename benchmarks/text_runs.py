@@ -20,12 +20,12 @@ from transformers import PreTrainedTokenizerFast
 from mixerzoo import list_mixers
 from mixerzoo.tasks.files import read_json, to_json, write_atomically
 from mixerzoo.tasks.lm import MixerConfig, MixerForCausalLM
-from mixerzoo.tasks.lm.data import load_tokens
+from mixerzoo.tasks.lm.build import load_model
+from mixerzoo.tasks.lm.data.sources import documents
+from mixerzoo.tasks.lm.data.text_data import load_tokens
+from mixerzoo.tasks.lm.data.token_files import END
 from mixerzoo.tasks.lm.evaluation import sliding
-from mixerzoo.tasks.lm.parts import load_model
 from mixerzoo.tasks.lm.recipe import DataConfig, LMRun, Training
-from mixerzoo.tasks.lm.sources import documents
-from mixerzoo.tasks.lm.tokens import END
 from mixerzoo.tasks.lm.training import Trainer, read_history
 
 REFERENCE = "attention"  # its model, with a GLU of 8/3, sets the size of all

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 import mixerzoo.tasks.vision  # noqa: F401  registers the zoo's models
 from mixerzoo import list_mixers, mixer_info
 from mixerzoo.tasks.provenance import provenance
-from mixerzoo.tasks.vision.cost import forward_peak_bytes
+from mixerzoo.tasks.vision.throughput import forward_peak_bytes
 
 FORWARD, TRAINING = "forward", "training"
 PEERS = {"tiny": ("vit_tiny_patch16_224", "efficientvim_m1"), "small": ("vit_small_patch16_224", "mambaout_tiny")}

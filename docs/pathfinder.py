@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mixerzoo.tasks.lra.pathfinder_generator import generate, pathfinder_spec
+from mixerzoo.tasks.lra.pathfinder.generator import generate, pathfinder_spec
 
 SHOWN = {32: (10, 4), 64: (6, 3), 128: (4, 2)}  # resolution: images a row, enlargement
 GAP, GREY = 4, 96

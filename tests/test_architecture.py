@@ -6,6 +6,7 @@ import ast
 import os
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,9 @@ FLOORS = ("registry", "kernels", "mixers", "blocks", "tasks", "ablation", "cli")
 HOME = {"transformers": "mixerzoo/tasks/lm/", "timm": "mixerzoo/tasks/vision/"}
 HEAVY = ("triton", "timm", "transformers", "matplotlib", "ray", "accelerate", "typer", "rich")
 MODULES = sorted(PACKAGE.rglob("*.py"))
+WINGS = ("question", "running", "reading")  # of mixerzoo/ablation: each may import those before it
+MOST_FILES = 15
+TWINS_LEFT = ("exported.py",)  # kernels/ and kernels/gated_scan/
 
 
 def relative(path: Path) -> str:
@@ -66,6 +70,32 @@ def test_large_libraries_have_one_home(path: Path) -> None:
     for name, _ in imports(path):
         home = HOME.get(name.split(".")[0])
         assert home is None or relative(path).startswith(home), f"only {home} may import {name}"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "ablation").rglob("*.py")), ids=relative)
+def test_the_wings_of_an_ablation_stand_one_behind_the_other(path: Path) -> None:
+    """A question knows nothing of its runs, and the runs know nothing of who reads them."""
+    wing = path.relative_to(PACKAGE / "ablation").parts[0]
+    if wing in WINGS:
+        later = tuple(f"mixerzoo.ablation.{other}" for other in WINGS[WINGS.index(wing) + 1 :])
+        assert not [name for name, runs in imports(path) if runs and name.startswith(later)]
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in MODULES}), ids=relative)
+def test_a_folder_is_seen_at_a_glance(folder: Path) -> None:
+    """An op's folder is one thing, whatever it is made of; any other has rooms before it is full."""
+    files = [path.name for path in folder.glob("*.py") if path.name != "__init__.py"]
+    assert len(files) <= MOST_FILES or "op.py" in files, f"{len(files)} files, at most {MOST_FILES}; remedy: a room"
+
+
+def test_files_of_one_name_play_one_part() -> None:
+    """Two files share a name only in folders side by side, such as two ops or two families of tasks."""
+    houses = defaultdict(set)
+    for path in MODULES:
+        if path.name not in ("__init__.py", *TWINS_LEFT):
+            houses[path.name].add(path.parent.parent)
+    twins = {name: sorted(map(relative, found)) for name, found in houses.items() if len(found) > 1}
+    assert not twins, f"they mean different things: {twins}; remedy: a name that says which"
 
 
 def test_every_folder_is_a_floor() -> None:

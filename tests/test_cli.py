@@ -12,7 +12,7 @@ from functools import partial
 
 import pytest
 
-from mixerzoo.ablation.store import Store
+from mixerzoo.ablation.running.store import Store
 from mixerzoo.cli import main
 from mixerzoo.tasks.files import read_json
 from mixerzoo.tasks.provenance import provenance

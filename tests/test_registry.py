@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from mixerzoo import build_mixer, list_mixers, mixer_info, register_mixer
 from mixerzoo.mixers.gla import GLA
 from mixerzoo.mixers.parts import Mixer, MixerSpec
 from mixerzoo.registry.catalog import MIXERS
+from mixerzoo.registry.pattern import label_of, names_in, pattern_of, resolved, tiled
 from mixerzoo.registry.registry import Registry
 
 ROOT = Path(__file__).parents[1]
@@ -176,3 +179,28 @@ def test_a_registry_without_a_near_name_lists_what_it_has() -> None:
     registry = Registry("thing", {"one": "a:b"}, "mixerzoo.nothing")
     with pytest.raises(ValueError, match=r"^unknown thing 'xyz'; known: one$"):
         registry.get("xyz")
+
+
+@pytest.mark.parametrize(
+    ("mixer", "pattern", "label"),
+    [
+        ("gla", [{"name": "gla"}], "gla"),
+        ({"name": "gla", "num_heads": 2}, [{"name": "gla", "num_heads": 2}], "gla"),
+        (["gla", {"name": "hgrn1"}], [{"name": "gla"}, {"name": "hgrn1"}], "gla+hgrn1"),
+        (({"name": "gla"},), [{"name": "gla"}], "gla"),
+    ],
+)
+def test_a_pattern_is_a_name_a_configuration_or_a_list_of_those(mixer: Any, pattern: list[Any], label: str) -> None:
+    assert pattern_of(mixer) == pattern
+    assert resolved(mixer) == (pattern if isinstance(mixer, (list, tuple)) else pattern[0])
+    assert resolved(resolved(mixer)) == resolved(mixer)
+    assert tiled(mixer, 3) == (pattern * 3)[:3]
+    assert label_of(mixer) == label
+    assert names_in(label) == [one["name"] for one in pattern]
+
+
+@pytest.mark.parametrize("mixer", [None, 3, [], {}, {"expand": 3}, ["gla", 3], ["gla", {"expand": 3}], [["gla"]]])
+def test_anything_else_is_no_pattern_and_the_error_says_whose(mixer: Any) -> None:
+    message = "my mixer must be a name, a configuration with a 'name', or a list of those, got "
+    with pytest.raises(ValueError, match=re.escape(message + repr(mixer))):
+        pattern_of(mixer, "my mixer")

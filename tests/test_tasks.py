@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from mixerzoo import list_mixers
-from mixerzoo.ablation.settings import mixer_config
+from mixerzoo.ablation.question.settings import mixer_config
 from mixerzoo.tasks import BackboneConfig, RunConfig, TrainConfig, build_task, list_tasks
 from mixerzoo.tasks.config import assign, canonical, flatten, from_dict, parse_setting, parse_values, readable
 from mixerzoo.tasks.diagnostics.mqar import MQAR
-from mixerzoo.tasks.lm.model import IGNORED, LanguageModel
-from mixerzoo.tasks.lm.text import TextLM, read_corpus
+from mixerzoo.tasks.lm.data.corpus import read_corpus
+from mixerzoo.tasks.lm.text import TextLM
+from mixerzoo.tasks.models.language_model import IGNORED, LanguageModel
 from mixerzoo.tasks.train import Point, fit, learning_rate, parameter_groups
 
 TINY = BackboneConfig(mixer="attention", dim=16, depth=1)

@@ -34,8 +34,8 @@ from mixerzoo import build_mixer, use_backend
 from mixerzoo.kernels.gated_linear_attention import gated_linear_attention
 from mixerzoo.kernels.gated_scan import gated_scan
 from mixerzoo.kernels.hgrn2 import hgrn2
-from mixerzoo.kernels.hgrn2_plug_in import replace_hgrn2
-from mixerzoo.tasks.lm.model import LanguageModel
+from mixerzoo.tasks.lm.flash_linear_attention.hgrn2_plug_in import replace_hgrn2
+from mixerzoo.tasks.models.language_model import LanguageModel
 
 PEER_CAPTURED = "flash-linear-attention, in a CUDA graph"
 PLUGGED = "flash-linear-attention on our op"
@@ -136,8 +136,8 @@ def mixer_group(shape: Shape, device: torch.device, dtype: torch.dtype) -> Group
     bound = torch.full((dim,), 0.5, device=device, requires_grad=True)
     mixer = our_mixer(dim, K, device, dtype)
     contenders = {
-        OURS: lambda: layer_passes(mixer, lambda x: mixer(x, shared=bound), x, bound),
-        OURS_COMPILED: lambda: layer_passes(mixer, partial(compiled(mixer), shared=bound), x, bound),
+        OURS: lambda: layer_passes(mixer, lambda x: mixer(x, shared={"lower_bound": bound}), x, bound),
+        OURS_COMPILED: lambda: layer_passes(mixer, partial(compiled(mixer), shared={"lower_bound": bound}), x, bound),
         PEER: lambda: peer_layer(dim, K, x, bound, lambda layer: layer),
         PEER_COMPILED: lambda: peer_layer(dim, K, x, bound, compiled),
     }
@@ -214,7 +214,7 @@ def mixer_step_group(shape: Shape, device: torch.device, dtype: torch.dtype) -> 
     moved = 2.0 * 4 * B * H * K * K + weights + 2.0 * x.numel() * x.element_size()
 
     def ours() -> Passes:
-        return inference(lambda: mixer.step(x, state, shared=bound))
+        return inference(lambda: mixer.step(x, state, shared={"lower_bound": bound}))
 
     contenders = {OURS: ours, OURS_CAPTURED: lambda: captured(ours(), device), PEER: theirs}
     return Group(contenders, (FORWARD,), {FORWARD: moved})

@@ -6,7 +6,7 @@ declare (`share_over_depth`), and every pass over its layers asks for each layer
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -81,22 +81,3 @@ class DepthWalk:
                 values[kind.name], self.carried[kind.name] = value, carried
         self.layer += 1
         return values
-
-
-def reset_parameters(model: nn.Module, std: float | None = None) -> None:
-    """Starts every module of a model as after construction, each mixer as one whole; also after `to_empty`.
-
-    std: see `Mixer.reset_parameters`."""
-    for module in _outermost(model):
-        if isinstance(module, Mixer):
-            module.reset_parameters(std)
-        elif callable(reset := getattr(module, "reset_parameters", None)):
-            reset()
-
-
-def _outermost(module: nn.Module) -> Iterator[nn.Module]:
-    """Every module, but nothing inside a mixer."""
-    yield module
-    if not isinstance(module, Mixer):
-        for child in module.children():
-            yield from _outermost(child)

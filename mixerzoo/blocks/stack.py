@@ -11,16 +11,17 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mixerzoo.mixers.parts import Mixer, Output
+from mixerzoo.mixers.parts.formulas import products_per_token
 from mixerzoo.mixers.parts.layout import ScanOrder
 from mixerzoo.mixers.parts.norms import make_block_norm, normalize
 from mixerzoo.registry.catalog import build_mixer, looking_both_ways
+from mixerzoo.registry.pattern import Pattern, tiled
 from mixerzoo.registry.registry import unknown
 
 from .channel_mixers import GLU
-from .depth import DepthWalk, reset_parameters, share_over_depth
+from .depth import DepthWalk, share_over_depth
 from .residual import ResidualBlock
 
-MixerConfig = str | Mapping[str, Any]
 CHANNEL_MIXER_KEYS = ("multiplier", "hidden", "activation", "bias")
 
 
@@ -45,7 +46,7 @@ class Stack(nn.Module):
         self,
         dim: int,
         depth: int,
-        mixer: MixerConfig | Sequence[MixerConfig],
+        mixer: Pattern,
         *,
         channel_mixer: Mapping[str, Any] | None = MappingProxyType({}),
         norm: str = "rms",
@@ -55,15 +56,14 @@ class Stack(nn.Module):
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        pattern = [mixer] if isinstance(mixer, (str, Mapping)) else list(mixer)
-        if depth < 1 or not pattern:
-            raise ValueError(f"a stack needs depth >= 1 and at least one mixer, got depth={depth} and {pattern}")
+        if depth < 1 or not mixer:
+            raise ValueError(f"a stack needs depth >= 1 and at least one mixer, got depth={depth} and {mixer}")
         for key in channel_mixer or {}:
             if key not in CHANNEL_MIXER_KEYS:
                 raise ValueError(unknown("keyword of channel_mixer", key, CHANNEL_MIXER_KEYS))
         blocks = []
-        for layer in range(depth):
-            module = _build(pattern[layer % len(pattern)], dim, bidirectional)
+        for config in tiled(mixer, depth):
+            module = _build(config, dim, bidirectional)
             channels = None if channel_mixer is None else GLU(dim, **channel_mixer)
             branches = {branch: nn.Dropout(dropout) for branch in ("mixer_branch", "channel_branch")}
             blocks.append(ResidualBlock(module, channels, norm=norm, **branches))
@@ -113,11 +113,6 @@ class Stack(nn.Module):
     def init_state(self, batch_size: int, *, max_length: int | None = None) -> tuple[Any, ...]:
         return tuple(block.init_state(batch_size, max_length=max_length) for block in self.blocks)
 
-    def reset_parameters(self, std: float | None = None) -> None:
-        """Starts every parameter as after construction; std: the spread of mixers' plain linear maps."""
-        for child in self.children():
-            reset_parameters(child, std)
-
     def state_size(self, length: int) -> int:
         """Counts the numbers that a sequence's states hold after `length` tokens, summed over layers (4 bytes each)."""
         return sum(block.mixer.state_size(length) for block in self.blocks)
@@ -128,14 +123,12 @@ class Stack(nn.Module):
         for block in self.blocks:
             total += block.mixer.flops(length)
             if block.channel_mixer is not None:
-                maps = (module for module in block.channel_mixer.modules() if isinstance(module, nn.Linear))
-                total += sum(2 * module.weight.numel() * length for module in maps)
+                total += 2 * length * products_per_token(block.channel_mixer)
         return total
 
 
-def _build(config: MixerConfig, dim: int, bidirectional: bool) -> Mixer:
-    config = {"name": config} if isinstance(config, str) else dict(config)
-    name, wanted = config.get("name"), {"dim": dim}
+def _build(config: Mapping[str, Any], dim: int, bidirectional: bool) -> Mixer:
+    name, wanted = config["name"], {"dim": dim}
     for key, value in {**wanted, "bidirectional": bidirectional}.items():
         if config.get(key, value) != value:
             raise ValueError(f"the stack has {key}={value}, got a mixer with {key}={config[key]}; remedy: leave it out")

@@ -33,7 +33,7 @@ app.add_typer(data_app, name="data")
 def list_command() -> None:
     """Name every mixer, task and study."""
     from mixerzoo import list_mixers, mixer_info
-    from mixerzoo.ablation.studies import list_studies
+    from mixerzoo.ablation.question.studies import list_studies
     from mixerzoo.tasks import list_tasks
 
     for name in list_mixers():
@@ -118,10 +118,10 @@ def train(
         return
     import torch
 
-    from mixerzoo.ablation.settings import Setting
+    from mixerzoo.ablation.question.settings import Setting
     from mixerzoo.tasks import build_task
 
-    from .grid import Asked, carry_out, make_plan, with_text
+    from .runs import Asked, carry_out, make_plan, with_text
 
     if mixer is None:
         with mistakes():
@@ -174,10 +174,10 @@ def report(
     plots: Annotated[bool, typer.Option(help="Draw the plots.")] = True,
 ) -> None:
     """Print the results of one or more directories, and write their tables, page and figures again."""
-    from mixerzoo.ablation.report import print_tables, write_report
-    from mixerzoo.ablation.store import Store
+    from mixerzoo.ablation.reading.report import print_tables, write_report
+    from mixerzoo.ablation.running.store import Store
 
-    from .grid import written
+    from .runs import written
 
     with mistakes():
         made = write_report(*map(Store, run_dirs), where=where, by=split(by), baseline=baseline, plots=plots)
@@ -231,9 +231,9 @@ def kernels(
     workers: Workers = None,
 ) -> None:
     """Compile every kernel for GPUs that needn't be here; count the bytes that ops move. Fails if one doesn't fit."""
-    from mixerzoo.ablation.engines.local import usable_cores
     from mixerzoo.kernels.check_compile import TARGETS
     from mixerzoo.kernels.check_table import bytes_table, compile_all, compiled_table, count_all
+    from mixerzoo.tasks.cores import usable_cores
 
     workers, console = workers or usable_cores(), make_console()
     with mistakes():

@@ -55,7 +55,7 @@ def pathfinder(
     workers: Workers = None,
 ) -> None:
     """Make Long Range Arena's Pathfinder or Path-X, in the released archive's layout."""
-    from mixerzoo.tasks.lra.pathfinder_files import write_pathfinder
+    from mixerzoo.tasks.lra.pathfinder.image_files import write_pathfinder
 
     with mistakes(), writing(out):
         folder = write_pathfinder(

@@ -63,10 +63,10 @@ def evaluate_model(
         if source is None and not tasks:
             fail("nothing to evaluate; remedy: --data for a text, for example text:FILE, or --tasks")
         lengths = [number(part, "length") for part in split(text["lengths"])]
-        from mixerzoo.tasks.lm.data import load_tokens
+        from mixerzoo.tasks.lm.build import load_model
+        from mixerzoo.tasks.lm.data.text_data import load_tokens
+        from mixerzoo.tasks.lm.data.token_files import load_tokenizer
         from mixerzoo.tasks.lm.evaluation import evaluate_text, plot_lengths, score_tasks
-        from mixerzoo.tasks.lm.parts import load_model
-        from mixerzoo.tasks.lm.tokens import load_tokenizer
 
         model = load_model(name).to(_device()).eval()
     folder = out or (Path(name) if Path(name).is_dir() else Path()) / "evaluation"
@@ -118,8 +118,8 @@ def convert_checkpoint(source: Path, target: Path, shard_size: str) -> None:
 def make_tokens(source: str, target: Path, tokenizer: str, settings: list[str]) -> None:
     """Tokenize a source into NAME.bin and NAME.json."""
     with mistakes():
-        from mixerzoo.tasks.lm.sources import documents
-        from mixerzoo.tasks.lm.tokens import load_tokenizer, write_tokens
+        from mixerzoo.tasks.lm.data.sources import documents
+        from mixerzoo.tasks.lm.data.token_files import load_tokenizer, write_tokens
 
         config = _data_config(settings, tokenizer)
         made = write_tokens(

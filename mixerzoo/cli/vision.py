@@ -48,7 +48,7 @@ def train_model(options: dict[str, Any], out: Path | None, runs_dir: Path) -> No
 def run_timm_script(script: str, arguments: list[str]) -> None:
     """timm's `script` (its path may be the first argument) with the zoo's models registered."""
     with mistakes():
-        from mixerzoo.tasks.vision.launch import find_script, run_script
+        from mixerzoo.tasks.vision.timm_scripts import find_script, run_script
 
         path, arguments = find_script(script, arguments)
     run_script(path, arguments)

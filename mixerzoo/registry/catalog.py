@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from .pattern import MixerConfig, config_of
 from .registry import Registry, unknown
 
 if TYPE_CHECKING:
@@ -26,15 +26,13 @@ MIXERS = Registry(
 register_mixer = MIXERS.register
 
 
-def build_mixer(mixer: str | Mapping[str, Any], **config: Any) -> Mixer:
+def build_mixer(mixer: MixerConfig, **config: Any) -> Mixer:
     """A token mixer by name, `build_mixer("hgrn2", expand=128)`, or by configuration, `build_mixer({"name": "gla"})`.
 
     Keywords are the mixer's constructor arguments and win over the mapping's; `dim` is 1024 by default.
     Raises ValueError for an unknown name or keyword, with the nearest and all known ones.
     """
-    if not isinstance(mixer, (str, Mapping)):
-        raise ValueError(f"a mixer is a name or a configuration with a 'name', got {mixer!r}")
-    config = {"name": mixer, **config} if isinstance(mixer, str) else {**mixer, **config}
+    config = {**config_of(mixer), **config}
     if "name" not in config:
         raise ValueError(
             f"a mixer configuration needs a 'name', got {sorted(config)}; known: {', '.join(list_mixers())}"

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from mixerzoo.registry.pattern import label_of, resolved
 from mixerzoo.registry.registry import unknown
 
 T = TypeVar("T")
@@ -47,18 +48,12 @@ class BackboneConfig:
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        several = isinstance(self.mixer, (list, tuple))
-        pattern = [{"name": m} if isinstance(m, str) else m for m in (self.mixer if several else [self.mixer])]
-        if not pattern or not all(isinstance(m, Mapping) and "name" in m for m in pattern):
-            raise ValueError(
-                f"backbone.mixer must be a name, a configuration with a 'name', or a list of those, got {self.mixer!r}"
-            )
-        object.__setattr__(self, "mixer", pattern if several else pattern[0])
+        object.__setattr__(self, "mixer", resolved(self.mixer, "backbone.mixer"))
 
     @property
     def label(self) -> str:
         """`hgrn2`, or `hgrn2+attention` for a pattern."""
-        return "+".join(m["name"] for m in (self.mixer if isinstance(self.mixer, list) else [self.mixer]))
+        return label_of(self.mixer)
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from mixerzoo.tasks.models.language_model import LanguageModel, token_loss
+
 from .base import Batch, Measurements, Metric, Series, Task
 from .config import BackboneConfig
-from .lm.model import LanguageModel, token_loss
 from .timing import median_seconds, peak_bytes
 
 VOCABULARY = 256

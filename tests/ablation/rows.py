@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mixerzoo.ablation.store import Row
+from mixerzoo.ablation.running.store import Row
 
 ACCURACY = {"name": "accuracy", "unit": "fraction", "higher_is_better": True}
 BITS = {"name": "bits per byte", "unit": "", "higher_is_better": False}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mixerzoo.ablation.store import FINISHED, Store
+from mixerzoo.ablation.running.store import FINISHED, Store
 from mixerzoo.tasks import BackboneConfig, RunConfig, TrainConfig, build_task
 
 TASK = {"name": "mqar", "length": 16, "num_pairs": 2, "vocab_size": 20, "valid_sequences": 8}

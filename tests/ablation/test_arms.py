@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from mixerzoo.ablation.arms import arms
-from mixerzoo.ablation.baseline import comparisons
-from mixerzoo.ablation.columns import Condition, columns, identity, select
-from mixerzoo.ablation.ranking import average_ranks, unranked
+from mixerzoo.ablation.reading.arms import arms
+from mixerzoo.ablation.reading.baseline import comparisons
+from mixerzoo.ablation.reading.columns import Condition, columns, identity, select
+from mixerzoo.ablation.reading.ranking import average_ranks, unranked
 from mixerzoo.tasks.config import flatten
 from tests.ablation.rows import row, search, study
 

@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from mixerzoo.ablation.engines import local
-from mixerzoo.ablation.engines.local import LocalEngine, usable_cores
-from mixerzoo.ablation.events import Finished, Progress, Started
-from mixerzoo.ablation.execute import Options
-from mixerzoo.ablation.grid import Grid
-from mixerzoo.ablation.plan import plan
-from mixerzoo.ablation.store import Store
+from mixerzoo.ablation.question.grid import Grid
+from mixerzoo.ablation.question.plan import plan
+from mixerzoo.ablation.running.engines import local
+from mixerzoo.ablation.running.engines.local import LocalEngine
+from mixerzoo.ablation.running.events import Finished, Progress, Started
+from mixerzoo.ablation.running.execute import Options
+from mixerzoo.ablation.running.store import Store
 from mixerzoo.cli import main
-from mixerzoo.cli.grid import Asked, carry_out
+from mixerzoo.cli.runs import Asked, carry_out
+from mixerzoo.tasks.cores import usable_cores
 from tests.tolerances import assert_close
 
 from .runs import everything_is_there_once, outcomes, run

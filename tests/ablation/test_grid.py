@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from mixerzoo import list_mixers
-from mixerzoo.ablation.grid import Grid, expand, read_grid
-from mixerzoo.ablation.plan import plan
-from mixerzoo.ablation.settings import Axis, Setting
-from mixerzoo.ablation.studies import list_studies, read_question
+from mixerzoo.ablation.question.grid import Grid, expand, read_grid
+from mixerzoo.ablation.question.plan import plan
+from mixerzoo.ablation.question.settings import Axis, Setting
+from mixerzoo.ablation.question.studies import list_studies, read_question
 
 TINY = {"name": "mqar", "length": 16, "num_pairs": 2, "vocab_size": 20, "valid_sequences": 8}
 

@@ -18,15 +18,15 @@ import psutil
 import pytest
 import torch
 
-from mixerzoo.ablation.engines.local import LocalEngine
-from mixerzoo.ablation.execute import Options
-from mixerzoo.ablation.store import Store
+from mixerzoo.ablation.running.engines.local import LocalEngine
+from mixerzoo.ablation.running.execute import Options
+from mixerzoo.ablation.running.store import Store
 
 from .runs import everything_is_there_once, outcomes, run
 
 RUNNER = """
 import sys
-from mixerzoo.ablation.store import Store
+from mixerzoo.ablation.running.store import Store
 from tests.ablation.test_kills import finish
 
 if __name__ == "__main__":
@@ -142,8 +142,8 @@ def test_a_real_full_disk_is_said_once_and_what_is_finished_stays(tmp_path):
 
 FULL = """
 import os, sys
-from mixerzoo.ablation.engines.local import LocalEngine
-from mixerzoo.ablation.store import Store
+from mixerzoo.ablation.running.engines.local import LocalEngine
+from mixerzoo.ablation.running.store import Store
 from tests.ablation.runs import run
 
 if __name__ == "__main__":

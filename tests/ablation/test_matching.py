@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 
 from mixerzoo import list_mixers
-from mixerzoo.ablation import matching
-from mixerzoo.ablation.cost import estimate_seconds, model_cost
-from mixerzoo.ablation.dry_run import cost_table, summary
-from mixerzoo.ablation.grid import Grid
-from mixerzoo.ablation.matching import Matching, target_size
-from mixerzoo.ablation.plan import describe, describe_matching, expected, plan
-from mixerzoo.ablation.store import Store
+from mixerzoo.ablation.question import matching
+from mixerzoo.ablation.question.cost import estimate_seconds, model_cost
+from mixerzoo.ablation.question.dry_run import cost_table, summary
+from mixerzoo.ablation.question.grid import Grid
+from mixerzoo.ablation.question.matching import Matching, target_size
+from mixerzoo.ablation.question.plan import describe, describe_matching, plan
+from mixerzoo.ablation.running.carry_out import expected
+from mixerzoo.ablation.running.store import Store
 from mixerzoo.tasks import BackboneConfig
 
 TINY = {"name": "mqar", "length": 16, "num_pairs": 2, "vocab_size": 20, "valid_sequences": 8}

@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from mixerzoo.ablation.report import write_report
-from mixerzoo.ablation.store import Store
+from mixerzoo.ablation.reading.report import write_report
+from mixerzoo.ablation.running.store import Store
 from tests.ablation.rows import row, study, write
 
 VOID = {"meta", "line", "circle", "path", "use", "image", "rect", "br"}

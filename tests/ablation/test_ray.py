@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from ray.cluster_utils import Cluster
 
-from mixerzoo.ablation.engines.ray import RayEngine
-from mixerzoo.ablation.events import Finished, Progress
-from mixerzoo.ablation.execute import Options
-from mixerzoo.ablation.store import Store
+from mixerzoo.ablation.running.engines.ray import RayEngine
+from mixerzoo.ablation.running.events import Finished, Progress
+from mixerzoo.ablation.running.execute import Options
+from mixerzoo.ablation.running.store import Store
 
 from .runs import everything_is_there_once, run
 

@@ -13,11 +13,11 @@ import pytest
 from rich.console import Console
 
 from mixerzoo.ablation.formats import listed, number, size
-from mixerzoo.ablation.grid import Grid, expand
-from mixerzoo.ablation.report import print_tables, read_report, write_report
-from mixerzoo.ablation.report.latex import escape
-from mixerzoo.ablation.settings import Setting
-from mixerzoo.ablation.store import Store
+from mixerzoo.ablation.question.grid import Grid, expand
+from mixerzoo.ablation.question.settings import Setting
+from mixerzoo.ablation.reading.report import print_tables, read_report, write_report
+from mixerzoo.ablation.reading.report.latex import escape
+from mixerzoo.ablation.running.store import Store
 from mixerzoo.tasks.train import Point
 from tests.ablation.rows import row, search, study, write
 

@@ -10,11 +10,11 @@ from time import sleep
 import pytest
 import submitit
 
-from mixerzoo.ablation.engines import CannotStart
-from mixerzoo.ablation.engines.slurm import Resumable, SlurmEngine
-from mixerzoo.ablation.events import Finished, Progress, Started
-from mixerzoo.ablation.execute import Options
-from mixerzoo.ablation.store import Store, configuration, read_lines
+from mixerzoo.ablation.running.engines import CannotStart
+from mixerzoo.ablation.running.engines.slurm import Resumable, SlurmEngine
+from mixerzoo.ablation.running.events import Finished, Progress, Started
+from mixerzoo.ablation.running.execute import Options
+from mixerzoo.ablation.running.store import Store, configuration, read_lines
 
 from .runs import everything_is_there_once, run
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from mixerzoo.ablation import statistics
-from mixerzoo.ablation.statistics import (
+from mixerzoo.ablation.reading import statistics
+from mixerzoo.ablation.reading.statistics import (
     Interval,
     compare,
     coverage_of_the_range,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mixerzoo.ablation.store import Row, Store
+from mixerzoo.ablation.running.store import Row, Store
 from mixerzoo.tasks import RunConfig
 from mixerzoo.tasks.train import Point
 
@@ -22,7 +22,7 @@ DONE = {
 }
 HOLD = """
 import sys, time
-from mixerzoo.ablation.store import Store
+from mixerzoo.ablation.running.store import Store
 with Store(sys.argv[1]).claim("run") as ours:
     print(ours, flush=True)
     time.sleep(60)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from mixerzoo.ablation.choice import choose
-from mixerzoo.ablation.events import Finished, Progress
-from mixerzoo.ablation.grid import Grid, expand
-from mixerzoo.ablation.store import Row, Store
-from mixerzoo.ablation.tuning import HalvingSearch, chosen_runs, trial_runs
+from mixerzoo.ablation.question.grid import Grid, expand
+from mixerzoo.ablation.question.search import trial_runs
+from mixerzoo.ablation.running.choice import choose
+from mixerzoo.ablation.running.events import Finished, Progress
+from mixerzoo.ablation.running.store import Row, Store
+from mixerzoo.ablation.running.trials import HalvingSearch, chosen_runs
 
 TINY = {"name": "mqar", "length": 16, "num_pairs": 2, "vocab_size": 20, "valid_sequences": 8}
 METRIC = {"name": "accuracy", "unit": "", "higher_is_better": True}

@@ -10,7 +10,7 @@ from mixerzoo.tasks import BackboneConfig, build_task
 from mixerzoo.tasks.diagnostics.memory import Compression, Memorization, SelectiveCopy
 from mixerzoo.tasks.diagnostics.mqar import MQAR
 from mixerzoo.tasks.diagnostics.recall import FuzzyRecall, InContextRecall, Induction, NoisyRecall
-from mixerzoo.tasks.lm.model import IGNORED
+from mixerzoo.tasks.models.language_model import IGNORED
 from tests.tolerances import assert_close, assert_statistic
 
 TASKS = [

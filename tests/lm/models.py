@@ -9,7 +9,7 @@ from transformers.cache_utils import Cache
 from transformers.utils import ModelOutput
 
 from mixerzoo.tasks.lm import MixerConfig, MixerForCausalLM
-from mixerzoo.tasks.lm.cache import CACHE_NAME
+from mixerzoo.tasks.lm.transformers_model.cache import CACHE_NAME
 from tests.conformance.zoo import CONFIGURATIONS, DIM, Config
 
 VOCABULARY = 61

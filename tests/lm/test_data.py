@@ -14,10 +14,9 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from mixerzoo.tasks.lm.data import IGNORED, StreamedRows, ahead, load_data, load_tokens, make_batch
-from mixerzoo.tasks.lm.recipe import DataConfig
-from mixerzoo.tasks.lm.sources import documents
-from mixerzoo.tasks.lm.tokens import (
+from mixerzoo.tasks.lm.data.sources import documents
+from mixerzoo.tasks.lm.data.text_data import IGNORED, StreamedRows, ahead, load_data, load_tokens, make_batch
+from mixerzoo.tasks.lm.data.token_files import (
     END,
     byte_tokenizer,
     count_bytes,
@@ -28,6 +27,7 @@ from mixerzoo.tasks.lm.tokens import (
     read_tokens,
     write_tokens,
 )
+from mixerzoo.tasks.lm.recipe import DataConfig
 from tests.tolerances import assert_close
 
 from .models import model_of, plain_layers

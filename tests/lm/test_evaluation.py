@@ -15,6 +15,8 @@ from transformers import AutoModelForCausalLM
 
 from mixerzoo.cli import main
 from mixerzoo.tasks.lm import MixerConfig, MixerForCausalLM
+from mixerzoo.tasks.lm.build import load_model
+from mixerzoo.tasks.lm.data.token_files import Tokens, byte_tokenizer, encode
 from mixerzoo.tasks.lm.evaluation import (
     by_position,
     evaluate_text,
@@ -24,8 +26,6 @@ from mixerzoo.tasks.lm.evaluation import (
     sliding,
     token_losses,
 )
-from mixerzoo.tasks.lm.parts import load_model
-from mixerzoo.tasks.lm.tokens import Tokens, byte_tokenizer, encode
 from tests.tolerances import assert_close
 
 from .models import model_of, plain_layers

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import CompileConfig, DynamicCache, StaticCache
 
-from mixerzoo.tasks.lm.cache import CACHE_NAME
+from mixerzoo.tasks.lm.transformers_model.cache import CACHE_NAME
 from tests.lm.models import END, LAYERS, PAD, PLAIN, cache_of, model_of, plain_layers, some_ids
 from tests.tolerances import assert_close, assert_identical
 

@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, DataCollatorWithFlattening, DynamicCache
 
-from mixerzoo.tasks.lm import MixerConfig, MixerForCausalLM, MixerModel, loss
-from mixerzoo.tasks.lm.cache import MixerCache
+from mixerzoo.tasks.lm import MixerConfig, MixerForCausalLM, MixerModel
+from mixerzoo.tasks.lm.transformers_model import loss
+from mixerzoo.tasks.lm.transformers_model.cache import MixerCache
 from tests.lm.models import END, VOCABULARY, cache_of, config_of, every_layer, model_of, plain_layers, some_ids
 from tests.test_architecture import fresh_process
 from tests.tolerances import assert_close, assert_identical

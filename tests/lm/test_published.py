@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mixerzoo.tasks.lm import MixerForCausalLM, MixerModel
-from mixerzoo.tasks.lm.checkpoints import read_tensors
 from mixerzoo.tasks.lm.convert import convert
+from mixerzoo.tasks.lm.flash_linear_attention.checkpoints import read_tensors
 from tests.lm.models import config_of, some_ids
 from tests.lm.published import LAYOUTS, MODELS, logits, synthesised, written_by_fla
 from tests.tolerances import assert_close, assert_identical

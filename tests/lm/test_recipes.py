@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mixerzoo.tasks.lm import MixerForCausalLM
-from mixerzoo.tasks.lm.parts import model_config
+from mixerzoo.tasks.lm.build import model_config
 from mixerzoo.tasks.lm.recipe import Training, list_recipes, resolve
 from mixerzoo.tasks.lm.training import Trainer
 

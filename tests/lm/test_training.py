@@ -19,8 +19,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mixerzoo.cli import main
-from mixerzoo.tasks.lm.data import load_data
-from mixerzoo.tasks.lm.parts import build_model
+from mixerzoo.tasks.lm.build import build_model
+from mixerzoo.tasks.lm.data.text_data import load_data
 from mixerzoo.tasks.lm.recipe import LMRun, Training, resolve
 from mixerzoo.tasks.lm.training import Trainer, checkpoints, read_history
 from tests.tolerances import assert_close, assert_identical

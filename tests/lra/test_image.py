@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 
 from mixerzoo.tasks import BackboneConfig, TrainConfig, build_task
 from mixerzoo.tasks.lra.image import Image, augmented
-from mixerzoo.tasks.lra.pathfinder import Pathfinder
+from mixerzoo.tasks.lra.pathfinder.tasks import Pathfinder
 from mixerzoo.tasks.train import fit
 
 BACKBONE = BackboneConfig("attention", dim=16, depth=1)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mixerzoo.tasks.lra.pathfinder_drawing import DEGREES, dashes
-from mixerzoo.tasks.lra.pathfinder_files import write_pathfinder
-from mixerzoo.tasks.lra.pathfinder_generator import _Canvas, _Snakes, generate, pathfinder_spec
+from mixerzoo.tasks.lra.pathfinder.drawing import DEGREES, dashes
+from mixerzoo.tasks.lra.pathfinder.generator import _Canvas, _Snakes, generate, pathfinder_spec
+from mixerzoo.tasks.lra.pathfinder.image_files import write_pathfinder
 from tests.tolerances import assert_statistic
 
 SMALL = pathfinder_spec(16, 4)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mixerzoo import list_mixers
-from mixerzoo.ablation.settings import Setting, configure
+from mixerzoo.ablation.question.settings import Setting, configure
 from mixerzoo.tasks import RunConfig, TrainConfig, build_task
 from mixerzoo.tasks.lra.recipe import lra_recipe, lra_recipes
 from mixerzoo.tasks.train import fit, learning_rate

@@ -12,8 +12,8 @@ from PIL import Image
 from mixerzoo.tasks import BackboneConfig, TrainConfig, build_task
 from mixerzoo.tasks.lra.listops import ListOps
 from mixerzoo.tasks.lra.listops_generator import SYMBOLS, TreeShape, write_listops
-from mixerzoo.tasks.lra.pathfinder import Pathfinder
-from mixerzoo.tasks.lra.pathfinder_files import write_pathfinder
+from mixerzoo.tasks.lra.pathfinder.image_files import write_pathfinder
+from mixerzoo.tasks.lra.pathfinder.tasks import Pathfinder
 from mixerzoo.tasks.train import fit
 
 SHORT = TreeShape(max_depth=3, max_args=3, min_length=3, max_length=14)

@@ -11,7 +11,7 @@ import timm
 import torch
 
 import mixerzoo.tasks.vision  # noqa: F401 (registers the models)
-from mixerzoo.tasks.vision.data import (
+from mixerzoo.tasks.vision.image_data import (
     Images,
     digit_arrays,
     load_data,

@@ -11,17 +11,17 @@ import timm
 import torch
 
 from mixerzoo import list_mixers
-from mixerzoo.ablation.execute import execute
-from mixerzoo.ablation.grid import Grid, expand
-from mixerzoo.ablation.report import write_report
-from mixerzoo.ablation.settings import Setting, mixer_config
-from mixerzoo.ablation.store import Store
+from mixerzoo.ablation.question.grid import Grid, expand
+from mixerzoo.ablation.question.settings import Setting, mixer_config
+from mixerzoo.ablation.reading.report import write_report
+from mixerzoo.ablation.running.execute import execute
+from mixerzoo.ablation.running.store import Store
 from mixerzoo.tasks import BackboneConfig, RunConfig, TrainConfig
 from mixerzoo.tasks.vision import classification
 from mixerzoo.tasks.vision.classification import Digits, _shifted, enlarged
-from mixerzoo.tasks.vision.cost import forward_peak_bytes, images_per_second
-from mixerzoo.tasks.vision.data import digit_arrays
+from mixerzoo.tasks.vision.image_data import digit_arrays
 from mixerzoo.tasks.vision.receptive_field import receptive_field
+from mixerzoo.tasks.vision.throughput import forward_peak_bytes, images_per_second
 from tests.tolerances import assert_identical
 
 QUICK = TrainConfig(steps=2, batch_size=4, log_every=1, evaluate_every=2)

@@ -8,7 +8,8 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from ..launch import Launch
+from mixerzoo.kernels.launch import Launch
+
 from .schedule import Schedule, candidates
 from .triton_op import _outputs
 from .triton_plan import plan_call

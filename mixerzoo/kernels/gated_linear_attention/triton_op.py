@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..dispatch import tuning
-from ..recurrence import Walk
-from ..torch_ops import define, differentiate, refuse_second_derivatives
+from mixerzoo.kernels.dispatch import tuning
+from mixerzoo.kernels.recurrence import Walk
+from mixerzoo.kernels.torch_ops import define, differentiate, refuse_second_derivatives
+
 from .schedule import block_size
 from .triton_plan import Call, plan_call, sequence_count, slots
 from .triton_programs import operand_of

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..packing import documents
+from mixerzoo.kernels.packing import documents
+
 from .exported import exported
 
 

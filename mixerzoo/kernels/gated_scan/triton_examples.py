@@ -7,7 +7,8 @@ from itertools import product
 
 import torch
 
-from ..launch import Launch
+from mixerzoo.kernels.launch import Launch
+
 from .triton_op import _backward_outputs, _forward_outputs, plan_backward, plan_forward
 
 MANY, FEW, ODD = (8, 2048, 2048), (1, 8192, 1024), (1, 300, 77)

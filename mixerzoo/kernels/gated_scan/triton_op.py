@@ -9,8 +9,9 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from ..launch import Arguments, Launch, Program
-from ..torch_ops import define, differentiate, refuse_second_derivatives
+from mixerzoo.kernels.launch import Arguments, Launch, Program
+from mixerzoo.kernels.torch_ops import define, differentiate, refuse_second_derivatives
+
 from .triton_scan import scan_backward, scan_forward
 
 SHORTEST_BLOCK = 64

@@ -151,7 +151,7 @@ class Mixer(nn.Module):
         """Takes one token of every sequence: [B,D] -> [B,D]. Values in time in `shared` are [B,...]."""
         if x_t.ndim != 2:
             raise ValueError(f"x_t must be [B,D], got {tuple(x_t.shape)}; remedy: prefill takes [B,T,D]")
-        in_time = self._names_in_time()
+        in_time = self.shared_in_time
         shared = {name: value[:, None] if name in in_time else value for name, value in (shared or {}).items()}
         y, state = self.prefill(x_t[:, None], state, shared=shared)
         return Output(y[:, 0], state)
@@ -223,11 +223,13 @@ class Mixer(nn.Module):
     def _values(self, length: int) -> dict[str, float]:
         return {"T": length, "D": self.dim, **self.letters()}
 
-    def _names_in_time(self) -> set[str]:
+    @property
+    def shared_in_time(self) -> set[str]:
+        """Names the values in `shared` that have a row for every token."""
         return {kind.name for kind in self.depth_shared if kind.in_time}
 
     def _in_order(self, shared: Shared, order: ScanOrder) -> Shared:
-        in_time = self._names_in_time()
+        in_time = self.shared_in_time
         return {name: order.apply(value) if name in in_time else value for name, value in shared.items()}
 
     def _run_orders(self, x: Tensor, orders: tuple[ScanOrder, ...], shared: Shared) -> Tensor:
@@ -250,7 +252,7 @@ class Mixer(nn.Module):
         self._check_can("padding")
         order = mask.logical_not().argsort(dim=1, stable=True)
         valid = mask.gather(1, order)
-        in_time = self._names_in_time()
+        in_time = self.shared_in_time
         shared = {name: _taken(value, order) if name in in_time else value for name, value in shared.items()}
         x = _taken(x, order).masked_fill(~valid[..., None], 0)
         y, state = self.run(x, layout._replace(valid=valid), state, shared)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from mixerzoo.tasks.base import Batch, Measurements, Metric, Task
 from mixerzoo.tasks.config import BackboneConfig, check_at_least
-from mixerzoo.tasks.lra.classification import rows_forever, rows_once
+from mixerzoo.tasks.rows import rows_forever, rows_once
 
 EVALUATION_BATCH = 64
 TRAIN_SEED, SPLIT_SEEDS = 43, {"trained": 2**31, "valid": 2**31 + 1, "test": 2**31 + 2}

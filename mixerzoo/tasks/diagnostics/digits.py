@@ -19,7 +19,8 @@ from torch import nn
 
 from mixerzoo.tasks.base import Batch, Measurements
 from mixerzoo.tasks.config import BackboneConfig
-from mixerzoo.tasks.lra.classification import SequenceClassification, rows_forever, rows_once
+from mixerzoo.tasks.rows import rows_forever, rows_once
+from mixerzoo.tasks.sequence_classification import SequenceClassification
 
 GREYS, ORDER_SEED = 17, 0
 
@@ -71,7 +72,7 @@ class SequentialDigits(SequenceClassification):
     def _parts(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Greys uint8 [N,64] from 0 to 16, and labels [N], of every split."""
         try:
-            from mixerzoo.tasks.vision.data import digit_splits
+            from mixerzoo.tasks.vision.image_data import digit_splits
         except ImportError as error:
             raise ValueError("the digits need mixerzoo[vision]; remedy: pip install 'mixerzoo[vision]'") from error
         order = np.random.default_rng(ORDER_SEED).permutation(64) if self.permuted else np.arange(64)

@@ -26,7 +26,8 @@ from torch import nn
 
 from mixerzoo.tasks.base import Batch, Measurements, Metric, Series
 from mixerzoo.tasks.config import BackboneConfig, check_at_least
-from mixerzoo.tasks.lra.classification import SequenceClassification, padded
+from mixerzoo.tasks.rows import padded
+from mixerzoo.tasks.sequence_classification import SequenceClassification
 
 from .tokens import VALID_SEED
 

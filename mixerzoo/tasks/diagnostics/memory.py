@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mixerzoo.tasks.config import BackboneConfig
-from mixerzoo.tasks.lm.model import LanguageModel
+from mixerzoo.tasks.models.language_model import LanguageModel
 
 from .tokens import TokenTask, no_labels
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mixerzoo.tasks.base import Batch, Metric, Task
 from mixerzoo.tasks.config import BackboneConfig, check_at_least
-from mixerzoo.tasks.lm.model import IGNORED, LanguageModel, token_loss
+from mixerzoo.tasks.models.language_model import IGNORED, LanguageModel, token_loss
 
 VALID_SEED = 2**31  # training seeds lie below it, so that no splits share a random stream
 HELD_OUT_SEEDS = {"valid": VALID_SEED, "test": VALID_SEED + 1}

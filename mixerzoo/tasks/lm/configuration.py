@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import PreTrainedConfig
 
 from mixerzoo.blocks.stack import CHANNEL_MIXER_KEYS
 from mixerzoo.registry.catalog import MIXERS, mixer_info
+from mixerzoo.registry.pattern import Pattern, resolved, tiled
 from mixerzoo.registry.registry import unknown
 
-from .cache import CACHE_NAMES
-
+CACHE_NAMES = ("cache", "past_key_values")  # a model's cache, which transformers 5.24 renamed
 HEADS = {"num_attention_heads": "num_heads", "num_key_value_heads": "num_kv_heads"}
 
 
@@ -35,7 +35,7 @@ class MixerConfig(PreTrainedConfig):
         dropout: on every residual branch.
         max_position_embeddings: the length of the training rows. Nothing depends on it: no mixer has learned positions.
         initializer_range: standard deviation of embeddings and linear maps.
-        fused_loss: while training, take the loss without logits (`loss.py`): `logits` is None then.
+        fused_loss: while training, take the loss without logits (`transformers_model/loss.py`): `logits` is None then.
         tie_word_embeddings: the head's weight is the embedding's.
 
     Raises ValueError for a malformed or unknown `mixer`, one that isn't causal or has another width, a size that is no
@@ -47,7 +47,7 @@ class MixerConfig(PreTrainedConfig):
 
     def __init__(
         self,
-        mixer: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]] = "hgrn2",
+        mixer: Pattern = "hgrn2",
         vocab_size: int = 32000,
         hidden_size: int = 1024,
         num_hidden_layers: int = 24,
@@ -80,7 +80,7 @@ class MixerConfig(PreTrainedConfig):
                 raise ValueError(f"{key} must be a whole number, at least 1, got {count!r}")
         if not isinstance(channel_mixer, Mapping | None):
             raise ValueError(f"channel_mixer must be keywords of GLU, or None for none, got {channel_mixer!r}")
-        self.mixer = _pattern(mixer)
+        self.mixer = resolved(mixer)
         self.vocab_size = vocab_size
         self.hidden_size = hidden_size
         self.num_hidden_layers = num_hidden_layers
@@ -111,8 +111,7 @@ class MixerConfig(PreTrainedConfig):
     @property
     def mixers(self) -> list[dict[str, Any]]:
         """Every layer's complete mixer configuration, width and heads included."""
-        pattern = self.mixer if isinstance(self.mixer, list) else [self.mixer]
-        return [self._complete(pattern[layer % len(pattern)]) for layer in range(self.num_hidden_layers)]
+        return [self._complete(mixer) for mixer in tiled(self.mixer, self.num_hidden_layers)]
 
     @property
     def layer_types(self) -> list[str]:
@@ -142,15 +141,6 @@ class MixerConfig(PreTrainedConfig):
         takes = inspect.signature(MIXERS.get(mixer["name"]).__init__).parameters
         heads = {own: getattr(self, name) for name, own in HEADS.items() if own in takes and getattr(self, name)}
         return {**heads, **mixer, "dim": self.hidden_size}
-
-
-def _pattern(mixer: Any) -> dict[str, Any] | list[dict[str, Any]]:
-    several = isinstance(mixer, (list, tuple))
-    pattern = [{"name": m} if isinstance(m, str) else m for m in (mixer if several else [mixer])]
-    if not pattern or not all(isinstance(m, Mapping) and "name" in m for m in pattern):
-        raise ValueError(f"mixer must be a name, a configuration with a 'name', or a list of those, got {mixer!r}")
-    plain = [dict(m) for m in pattern]
-    return plain if several else plain[0]
 
 
 def _layer_type(mixer: Mapping[str, Any]) -> str:

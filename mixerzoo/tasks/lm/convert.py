@@ -9,10 +9,11 @@ from pathlib import Path
 
 from huggingface_hub import save_torch_state_dict
 
-from .checkpoints import CONFIG, INDEX, read_ours, read_published, read_values
+from mixerzoo.tasks.lm.flash_linear_attention.checkpoints import CONFIG, INDEX, read_ours, read_published, read_values
+from mixerzoo.tasks.lm.flash_linear_attention.model_types import DEFAULTS
+from mixerzoo.tasks.lm.transformers_model.modeling import stored_shapes
+
 from .configuration import MixerConfig
-from .flash_linear_attention import DEFAULTS
-from .modeling import stored_shapes
 
 ALONG = (".json", ".model", ".txt", ".jinja")  # of tokenizers, generation and chat templates
 

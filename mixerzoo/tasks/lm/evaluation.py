@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .loss import LOGITS_AT_ONCE
-from .modeling import MixerForCausalLM
-from .tokens import Tokens, count_bytes
+from mixerzoo.tasks.lm.data.token_files import Tokens, count_bytes
+from mixerzoo.tasks.lm.transformers_model.loss import LOGITS_AT_ONCE
+from mixerzoo.tasks.lm.transformers_model.modeling import MixerForCausalLM
 
 TOKENS_AT_ONCE = 2**15
 BUCKETS_A_DOUBLING = 2  # positions of the loss by position are grouped in steps of sqrt(2)

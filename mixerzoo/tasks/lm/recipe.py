@@ -9,15 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
+from mixerzoo.registry.pattern import label_of, pattern_of
 from mixerzoo.tasks import recipes
 from mixerzoo.tasks.config import check_at_least, from_dict, parse_setting
 from mixerzoo.tasks.recipes import lay
+
+LONGEST_LABEL = 4  # mixers; of a longer pattern a label has each name once
 
 list_recipes = partial(recipes.list_recipes, "lm")
 read_recipe = partial(recipes.read_recipe, "lm")
@@ -27,7 +30,7 @@ read_recipe = partial(recipes.read_recipe, "lm")
 class DataConfig:
     """Where text comes from, and how it becomes rows of tokens.
 
-    name: embedded | text:FILES | jsonl:FILES | parquet:FILES | hfds:NAME[@SPLIT] | tokens:FILE, see `data.py`.
+    name: embedded | text:FILES | jsonl:FILES | parquet:FILES | hfds:NAME[@SPLIT] | tokens:FILE, see `data/sources.py`.
     valid: the text to validate on, named likewise; None: the last `valid_fraction` of the tokens.
     text_key: the field or column of jsonl, parquet and hfds that holds the text.
     subset: of a Hugging Face data set, what it calls its configuration.
@@ -159,10 +162,10 @@ class LMRun:
         """`hgrn2`, or `hgrn2+attention` for a pattern; a checkpoint's own name."""
         if "pretrained" in self.model:
             return Path(self.model["pretrained"]).name
-        mixer = self.model["mixer"]
-        pattern = mixer if isinstance(mixer, list) else [mixer]
-        names = [str(m.get("name")) if isinstance(m, Mapping) else str(m) for m in pattern]
-        return "+".join(names if len(names) < 5 else dict.fromkeys(names))
+        pattern = pattern_of(self.model["mixer"], "model.mixer")
+        if len(pattern) > LONGEST_LABEL:
+            pattern = list({mixer["name"]: mixer for mixer in pattern}.values())
+        return label_of(pattern)
 
     @cached_property
     def run_id(self) -> str:

@@ -12,7 +12,6 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -21,8 +20,9 @@ from torch import Tensor, nn
 
 from mixerzoo.tasks.base import Batch, Measurements, Metric, Series, Task
 from mixerzoo.tasks.config import BackboneConfig
+from mixerzoo.tasks.models.language_model import LanguageModel, token_loss
 
-from .model import LanguageModel, token_loss
+from .data.corpus import read_corpus
 
 VOCABULARY = 256
 EVALUATION_BATCH = 64
@@ -130,19 +130,3 @@ class TextLM(Task):
 def _windows(data: np.ndarray, starts: np.ndarray, length: int) -> Batch:
     windows = torch.from_numpy(data[starts[:, None] + np.arange(length + 1)].astype(np.int64))
     return {"inputs": windows[:, :-1], "labels": windows[:, 1:]}
-
-
-def read_corpus(path: str | None) -> np.ndarray:
-    """The bytes of a file, left on disk until used, or of CPython's language reference, its topics in sorted order."""
-    if path is not None:
-        try:
-            file = Path(path).expanduser()
-            return np.memmap(file, dtype=np.uint8, mode="r") if file.stat().st_size else np.zeros(0, dtype=np.uint8)
-        except OSError as error:
-            raise ValueError(f"cannot read the text {path!r}: {error.strerror}") from error
-    try:
-        from pydoc_data.topics import topics
-    except ImportError as error:
-        raise ValueError("this Python comes without pydoc_data; remedy: give a text of your own with --text") from error
-    text = "\n\n".join(topics[name] for name in sorted(topics))
-    return np.frombuffer(text.encode(), dtype=np.uint8)

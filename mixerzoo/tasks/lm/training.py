@@ -30,13 +30,13 @@ from accelerate.utils import set_seed
 from torch import Tensor
 
 from mixerzoo.tasks.files import read_json, to_json, write_atomically
+from mixerzoo.tasks.lm.data.text_data import IGNORED, ahead, load_data, make_batch
+from mixerzoo.tasks.lm.data.token_files import count_bytes
 from mixerzoo.tasks.provenance import provenance
 from mixerzoo.tasks.train import parameter_groups
 
-from .data import IGNORED, ahead, load_data, make_batch
-from .parts import build_model
+from .build import build_model
 from .recipe import LMRun
-from .tokens import count_bytes
 
 
 @dataclass(frozen=True)

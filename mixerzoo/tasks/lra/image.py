@@ -23,11 +23,11 @@ import torch
 from torch import nn
 
 from mixerzoo.tasks.base import Batch, Measurements
-from mixerzoo.tasks.cache import cached, stamps
 from mixerzoo.tasks.config import BackboneConfig
+from mixerzoo.tasks.data_cache import cached, stamps
+from mixerzoo.tasks.rows import rows_forever, rows_once
 
 from .cifar10 import cifar10_files, read_cifar10
-from .classification import rows_forever, rows_once
 from .pixels import PixelClassification
 
 SPLIT_SEED, BORDER = 0, 4

@@ -19,11 +19,12 @@ import torch
 from torch import nn
 
 from mixerzoo.tasks.base import Batch, Measurements
-from mixerzoo.tasks.cache import cached, stamps
 from mixerzoo.tasks.config import BackboneConfig, check_at_least
+from mixerzoo.tasks.data_cache import cached, stamps
+from mixerzoo.tasks.rows import padded, ragged, ragged_rows, rows_forever, rows_once
+from mixerzoo.tasks.sequence_classification import SequenceClassification
 
 from .archive import archive_roots
-from .classification import SequenceClassification, padded, ragged, ragged_rows, rows_forever, rows_once
 from .listops_generator import FIRST_OPERATOR, FOLDER, HEADER, SYMBOLS, TreeShape, generate
 
 SPLITS = {"train": "basic_train.tsv", "valid": "basic_val.tsv", "test": "basic_test.tsv"}

@@ -23,9 +23,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mixerzoo.tasks.cores import Progress, in_order, silent
 from mixerzoo.tasks.files import replacing
-
-from .parallel import Progress, in_order, silent
 
 OPERATORS = ("[MIN", "[MAX", "[MED", "[SM")
 SYMBOLS = (*"0123456789", "X", *OPERATORS)  # X stands for the closing bracket, as in LRA's loader

@@ -7,9 +7,9 @@ from typing import Any
 
 from mixerzoo.blocks.scan_order import SCAN_ORDERS, check_scan_order
 from mixerzoo.mixers.parts.checks import check_choice
+from mixerzoo.tasks.sequence_classification import SequenceClassification
 
 from .characters import PROTOCOLS
-from .classification import SequenceClassification
 
 FIRST_ORDER = {"standard": "row", "hgrn": "both"}
 

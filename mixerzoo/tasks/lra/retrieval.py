@@ -26,13 +26,14 @@ from torch import Tensor, nn
 
 from mixerzoo.mixers.parts.checks import check_choice
 from mixerzoo.tasks.base import Batch, Measurements
-from mixerzoo.tasks.cache import cached, stamps
 from mixerzoo.tasks.config import BackboneConfig
+from mixerzoo.tasks.data_cache import cached, stamps
+from mixerzoo.tasks.models.encoder import PAIR_HEADS, PairClassifier
+from mixerzoo.tasks.rows import padded, ragged, ragged_rows, rows_forever, rows_once
+from mixerzoo.tasks.sequence_classification import SequenceClassification
 
 from .archive import archive_roots
 from .characters import BYTE_IDS, PRINTABLE, PROTOCOLS, byte_encoder, character_encoder, character_ids
-from .classification import SequenceClassification, padded, ragged, ragged_rows, rows_forever, rows_once
-from .encoder import PAIR_HEADS, PairClassifier
 
 FOLDER = "tsv_data"
 SPLITS = {name: f"new_aan_pairs.{part}.tsv" for name, part in (("train", "train"), ("valid", "eval"), ("test", "test"))}

@@ -18,11 +18,11 @@ import numpy as np
 from torch import nn
 
 from mixerzoo.tasks.base import Batch, Measurements
-from mixerzoo.tasks.cache import cached, stamps
 from mixerzoo.tasks.config import BackboneConfig, check_at_least
+from mixerzoo.tasks.data_cache import cached, stamps
+from mixerzoo.tasks.rows import ragged
 
 from .characters import BYTE_IDS
-from .classification import ragged
 from .retrieval import PairClassification, pair_batch
 
 SPLIT_SEED, HELD_OUT_SEEDS = 0, {"valid": 2**31, "test": 2**31 + 1}  # training seeds lie below

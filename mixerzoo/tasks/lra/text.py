@@ -27,8 +27,10 @@ from torch import nn
 
 from mixerzoo.mixers.parts.checks import check_choice
 from mixerzoo.tasks.base import Batch, Measurements
-from mixerzoo.tasks.cache import cached
 from mixerzoo.tasks.config import BackboneConfig
+from mixerzoo.tasks.data_cache import cached
+from mixerzoo.tasks.rows import padded, ragged, ragged_rows, rows_forever, rows_once
+from mixerzoo.tasks.sequence_classification import SequenceClassification
 
 from .characters import (
     BYTE_IDS,
@@ -39,7 +41,6 @@ from .characters import (
     character_ids,
     frequent_characters,
 )
-from .classification import SequenceClassification, padded, ragged, ragged_rows, rows_forever, rows_once
 
 ALPHABET, CLASSES, SPLIT_SEED = 132, ("neg", "pos"), 0
 

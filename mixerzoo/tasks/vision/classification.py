@@ -19,10 +19,10 @@ from mixerzoo.blocks.residual import ResidualBlock
 from mixerzoo.tasks.base import Batch, Measurements, Metric, Task
 from mixerzoo.tasks.config import BackboneConfig
 
-from .cost import forward_peak_bytes, images_per_second
-from .data import digit_splits
 from .from_backbone import image_model
+from .image_data import digit_splits
 from .receptive_field import receptive_field
+from .throughput import forward_peak_bytes, images_per_second
 from .zoo_isotropic import IsotropicMixer
 from .zoo_models import backbone_name
 

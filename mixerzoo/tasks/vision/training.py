@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader
 from mixerzoo.tasks.files import read_json, replacing, to_json, write_atomically
 from mixerzoo.tasks.provenance import provenance
 
-from .data import load_data, test_loader, train_loader, transforms
+from .image_data import load_data, test_loader, train_loader, transforms
 from .parts import build_model, make_criterion, make_mixup, make_optimizer
 from .recipe import VisionRun
 

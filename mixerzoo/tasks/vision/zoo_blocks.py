@@ -4,7 +4,7 @@
 import copy
 import itertools
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from timm.layers import DropPath, LayerScale
@@ -12,12 +12,13 @@ from timm.models import register_notrace_module
 from torch import Tensor, nn
 
 from mixerzoo.blocks.channel_mixers import GLU
+from mixerzoo.blocks.depth import DepthWalk
 from mixerzoo.blocks.residual import ResidualBlock
 from mixerzoo.blocks.scan_order import scan_passes
 from mixerzoo.blocks.stack import CHANNEL_MIXER_KEYS
-from mixerzoo.mixers.parts.contract import Mixer
+from mixerzoo.mixers.parts import Mixer
 from mixerzoo.mixers.parts.lower_bounds import LowerBounds
-from mixerzoo.registry.catalog import build_mixer, mixer_info
+from mixerzoo.registry.catalog import build_mixer, looking_both_ways
 from mixerzoo.registry.registry import unknown
 
 
@@ -53,12 +54,12 @@ class ImageBlock(ResidualBlock):
         self.scan_order, self.class_token = scan_order, class_token
 
     def forward(  # type: ignore[override]
-        self, x: Tensor, height: int, width: int, bound: Tensor | None, kept: Tensor | None
+        self, x: Tensor, height: int, width: int, shared: dict[str, Tensor], kept: Tensor | None
     ) -> Tensor:
-        """bound: [D], this layer's lower bound. kept: [B,n] int64, the places of the tokens that x still has."""
+        """shared: this layer's values of what layers share. kept: [B,n] int64, the places of the tokens still in x."""
         y = self.mixer_norm(x)
         for orders in scan_passes(self.scan_order, height, width, kept=kept, class_token=self.class_token):
-            y = self.mixer(y, shared=bound, orders=orders)
+            y = self.mixer(y, shared=shared, orders=orders)
         return self.finish(x, y)
 
     def __prepare_scriptable__(self) -> nn.Module:
@@ -82,8 +83,8 @@ class ScriptedBlock(nn.Module):
             self.register_buffer(name.replace(".", "__"), buffer)
         self.train(block.training)
 
-    def forward(self, x: Tensor, height: int, width: int, bound: Tensor | None, kept: Tensor | None) -> Tensor:
-        return _call_block(self.number, self.training, x, height, width, bound, kept)
+    def forward(self, x: Tensor, height: int, width: int, shared: dict[str, Tensor], kept: Tensor | None) -> Tensor:
+        return _call_block(self.number, self.training, x, height, width, shared, kept)
 
 
 _BLOCKS: dict[int, ImageBlock] = {}
@@ -92,9 +93,39 @@ _NUMBERS = itertools.count()
 
 @torch.jit.ignore
 def _call_block(
-    number: int, training: bool, x: Tensor, height: int, width: int, bound: Tensor | None, kept: Tensor | None
+    number: int, training: bool, x: Tensor, height: int, width: int, shared: dict[str, Tensor], kept: Tensor | None
 ) -> Tensor:
-    return _BLOCKS[number].train(training)(x, height, width, bound, kept)
+    return _BLOCKS[number].train(training)(x, height, width, shared, kept)
+
+
+class SharingLayers(nn.Module):
+    """A model, or a stage of one, whose `blocks` share things over depth, also where TorchScript calls it back.
+
+    first_layer: the number of its first block among all the model's layers.
+    """
+
+    number: int = -1  # of the original among _LAYERS, in a model that is to be scripted
+    first_layer: int = 0
+    blocks: nn.ModuleList
+
+    @torch.jit.ignore
+    def begin_sharing(self) -> dict[str, Tensor]:
+        """Computes what a pass carries through the layers."""
+        return DepthWalk(_original(self)).carried
+
+    @torch.jit.ignore
+    def share(self, layer: int, x: Tensor, carried: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Returns what block `layer` gets for its input x, and what is carried on."""
+        host = _original(self)
+        walk = DepthWalk(host, host.first_layer + layer, carried)
+        return walk(cast(ImageBlock, host.blocks[layer]), x), walk.carried
+
+
+_LAYERS: dict[int, SharingLayers] = {}
+
+
+def _original(host: SharingLayers) -> SharingLayers:
+    return host if isinstance(host, SharingLayers) else _LAYERS[host.number]
 
 
 register_notrace_module(LowerBounds)
@@ -102,14 +133,17 @@ Host = TypeVar("Host", bound=nn.Module)
 
 
 def with_blocks_of_its_own(host: Host) -> Host:
-    """Its own modules around the same tensors: torch.jit.script puts what it prepares into the model that it got."""
+    """Copies a model's modules around the same tensors: torch.jit.script changes the model that it gets."""
+    for module in host.modules():
+        if isinstance(module, SharingLayers):
+            module.number = next(_NUMBERS)
+            _LAYERS[module.number] = module
     return copy.deepcopy(host, {id(tensor): tensor for tensor in (*host.parameters(), *host.buffers())})
 
 
 def build_image_mixer(mixer: str, dim: int, mixer_kwargs: Mapping[str, Any] | None) -> Mixer:
     """The mixer, looking both ways where it can."""
-    both_ways = "bidirectional" in mixer_info(mixer).capabilities
-    return build_mixer(mixer, **{"dim": dim, **({"bidirectional": True} if both_ways else {}), **(mixer_kwargs or {})})
+    return build_mixer(mixer, **{"dim": dim, **looking_both_ways(mixer), **(mixer_kwargs or {})})
 
 
 def build_channel_mixer(mixer: Mixer, weights: float, channel_mixer: Mapping[str, Any] | None) -> GLU:
@@ -126,13 +160,6 @@ def build_channel_mixer(mixer: Mixer, weights: float, channel_mixer: Mapping[str
         taken = sum(parameter.numel() for parameter in mixer.parameters() if parameter.ndim > 1)
         keywords["hidden"] = max(8 * round((weights * mixer.dim**2 - taken) / (24 * mixer.dim)), mixer.dim // 2)
     return GLU(mixer.dim, **keywords)
-
-
-def reset_parameters(model: nn.Module) -> None:
-    """Every module of the model to its start."""
-    for module in model.modules():
-        if reset := getattr(module, "reset_parameters", None):
-            reset()
 
 
 def undecayed(model: nn.Module) -> set[str]:

@@ -21,22 +21,18 @@ from timm.models._input import get_pretrained_grid_size, update_model_input_size
 from timm.models.vision_transformer import global_pool_nlc
 from torch import Tensor, nn
 
+from mixerzoo.blocks.depth import share_over_depth
 from mixerzoo.blocks.scan_order import check_scan_order
-from mixerzoo.blocks.stack import lower_bounds_for
+from mixerzoo.blocks.start import reset_parameters
 from mixerzoo.mixers.parts.checks import check_choice
 from mixerzoo.mixers.parts.norms import make_norm
 
-from .zoo_blocks import (
-    ImageBlock,
-    reset_parameters,
-    undecayed,
-    with_blocks_of_its_own,
-)
+from .zoo_blocks import ImageBlock, SharingLayers, undecayed, with_blocks_of_its_own
 
 POOLS = ("avg", "avgmax", "max", "token", "")
 
 
-class IsotropicMixer(nn.Module):
+class IsotropicMixer(SharingLayers):
     """Patches, `depth` blocks of one width, a norm, a mean and a linear classifier: [B,3,H,W] -> [B,num_classes].
 
     Args:
@@ -136,7 +132,8 @@ class IsotropicMixer(nn.Module):
                 for drop_path in cast(list[float], calculate_drop_path_rates(drop_path_rate, depth))
             ]
             self.blocks = nn.ModuleList(blocks)
-            self.lower_bounds = lower_bounds_for((block.mixer for block in blocks), depth, embed_dim, lower_bounds)
+            mixers, options = (block.mixer for block in blocks), {"lower_bounds": lower_bounds}
+            share_over_depth(self, mixers, dim=embed_dim, depth=depth, options=options)
             self.norm = nn.Identity() if fc_norm else make_norm(final_norm, embed_dim)
             self.fc_norm = make_norm(final_norm, embed_dim) if fc_norm else nn.Identity()
             self.head_drop = nn.Dropout(drop_rate)
@@ -264,15 +261,15 @@ class IsotropicMixer(nn.Module):
         if self.cls_token is not None:
             middle = x.shape[1] // 2
             x = torch.cat([x[:, :middle], self.cls_token.expand(x.shape[0], -1, -1), x[:, middle:]], 1)
-        bounds = self.lower_bounds() if self.lower_bounds is not None else None
+        carried = self.begin_sharing()
         outputs: list[Tensor] = []
         for i, block in enumerate(self.blocks):
             if i <= last:
-                bound = bounds[i] if bounds is not None else None
+                shared, carried = self.share(i, x, carried)
                 if self.grad_checkpointing and not torch.jit.is_scripting():
-                    x = checkpoint(block, x, height, width, bound, kept)
+                    x = checkpoint(block, x, height, width, shared, kept)
                 else:
-                    x = block(x, height, width, bound, kept)
+                    x = block(x, height, width, shared, kept)
                 if i in taken:
                     outputs.append(self._class_token_first(x))
         return self._class_token_first(x), outputs, [height, width]

@@ -11,18 +11,19 @@ from timm.models import checkpoint
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from mixerzoo.blocks.depth import share_over_depth
 from mixerzoo.blocks.scan_order import check_scan_order
-from mixerzoo.blocks.stack import lower_bounds_for
+from mixerzoo.blocks.start import reset_parameters
 
 from .zoo_blocks import (
     ImageBlock,
-    reset_parameters,
+    SharingLayers,
     undecayed,
     with_blocks_of_its_own,
 )
 
 
-class Stage(nn.Module):
+class Stage(SharingLayers):
     """Blocks at one resolution, after halving it unless it is the first stage's: [B,C,H,W] -> [B,D,H',W'].
 
     A stage knows which of all the model's layers are its own: the lower bounds of its gates are rows `first_layer` on
@@ -44,21 +45,28 @@ class Stage(nn.Module):
         halve = nn.Sequential(LayerNorm2d(in_dim), nn.Conv2d(in_dim, dim, 3, stride=2, padding=1))
         self.downsample = halve if downsample else nn.Identity()
         self.blocks = nn.ModuleList(blocks)
-        self.lower_bounds = lower_bounds_for((block.mixer for block in blocks), model_depth, dim, lower_bounds)
         self.first_layer = first_layer
+        share_over_depth(
+            self,
+            (block.mixer for block in blocks),
+            dim=dim,
+            depth=model_depth,
+            first=first_layer,
+            options={"lower_bounds": lower_bounds},
+        )
         self.grad_checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.downsample(x)
         height, width = x.shape[2], x.shape[3]
         x = x.flatten(2).transpose(1, 2)
-        bounds = self.lower_bounds() if self.lower_bounds is not None else None
+        carried = self.begin_sharing()
         for i, block in enumerate(self.blocks):
-            bound = bounds[self.first_layer + i] if bounds is not None else None
+            shared, carried = self.share(i, x, carried)
             if self.grad_checkpointing and not torch.jit.is_scripting():
-                x = checkpoint(block, x, height, width, bound, None)
+                x = checkpoint(block, x, height, width, shared, None)
             else:
-                x = block(x, height, width, bound, None)
+                x = block(x, height, width, shared, None)
         return x.transpose(1, 2).unflatten(2, [height, width])
 
 

@@ -1,0 +1,116 @@
+"""From a grid to its runs, matched and priced, before anything is trained."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+from mixerzoo.ablation.formats import counted
+from mixerzoo.tasks import RunConfig
+from mixerzoo.tasks.config import readable
+
+from .grid import Grid, expand
+from .matching import Match, checked, match
+from .paths import value_at
+from .search import trial_runs
+
+COARSE = 0.05  # a mismatch above this is warned of
+
+
+class Plan(NamedTuple):
+    """Every run of a grid with its size matched. `matches` is empty where nothing was asked to be equal.
+
+    left_out: sentences on cells that cannot be, such as an axis' value that a mixer refuses.
+    """
+
+    grid: Grid
+    runs: tuple[RunConfig, ...]
+    matches: tuple[Match, ...]
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def paths(self) -> list[str]:
+        """What is varied or searched for; of settings that go together the first."""
+        tuned = self.grid.search.paths if self.grid.search else ()
+        return list(dict.fromkeys([*(axis.paths[0] for axis in self.grid.vary), *tuned]))
+
+    @property
+    def trials(self) -> list[RunConfig]:
+        """What runs first: the candidates of a search, or everything."""
+        return trial_runs(self.runs, self.grid.search) if self.grid.search else list(self.runs)
+
+    @property
+    def priced(self) -> list[RunConfig]:
+        """A run for everything that has a cost of its own: the trials, or the arms whose trials are yet to be drawn."""
+        return self.trials or [run for run in self.runs if run.seed == self.runs[0].seed]
+
+    @property
+    def arms(self) -> int:
+        """Runs of one seed."""
+        return len(self.runs) // len(dict.fromkeys(run.seed for run in self.runs))
+
+    @property
+    def later(self) -> int:
+        """Runs that wait for a choice: of the seeds on which nothing is chosen, one an arm."""
+        if self.grid.search is None:
+            return 0
+        return self.arms * max(0, len(self.runs) // self.arms - self.grid.search.choose_on)
+
+
+def plan(grid: Grid) -> Plan:
+    """Raises ValueError for what `expand` and `match` raise it; but single values of an axis are left out."""
+    runs = expand(grid)
+    seeds = dict.fromkeys(run.seed for run in runs)
+    cells = runs[: len(runs) // len(seeds)]
+    if grid.search is not None:
+        for cell in cells:
+            grid.search.check(cell)
+    matches, left_out = [], []
+    for cell in cells:
+        try:
+            matches.append(match(cell, grid.matching, grid.settings) if grid.matching else checked(cell))
+        except ValueError as error:
+            if not grid.vary:
+                raise
+            left_out.append(f"{_describe(cell, grid)} is left out: {error}")
+    if not matches:
+        raise ValueError(left_out[0])
+    every = [found._replace(run=replace(found.run, seed=seed)) for seed in seeds for found in matches]
+    return Plan(grid, tuple(found.run for found in every), tuple(every) if grid.matching else (), tuple(left_out))
+
+
+def _describe(cell: RunConfig, grid: Grid) -> str:
+    values = {readable(axis.paths[0]): value_at(cell.to_dict(), axis.paths[0], "") for axis in grid.vary}
+    varied = [f"{path}={value}" for path, value in values.items() if value != ""]
+    return f"{cell.backbone.label} on {cell.task.name} with {', '.join(varied)}"
+
+
+def describe_matching(planned: Plan) -> list[str]:
+    """A sentence for every target: what was made equal, and the model that is farthest from it."""
+    matching = planned.grid.matching
+    if matching is None:
+        return []
+    unit = {"params": "parameters", "flops": "forward FLOPs a sequence", "state": "bytes of state"}[matching.quantity]
+    groups: dict[tuple[str, int], list[Match]] = {}
+    for found in planned.matches:
+        if found.size is not None:
+            groups.setdefault((found.run.task.name, found.target), []).append(found)
+    lines = []
+    for (task, target), group in groups.items():
+        worst = max(group, key=lambda found: abs(found.mismatch))
+        warning = "; coarse, as widths and depths are" if abs(worst.mismatch) > COARSE else ""
+        lines.append(
+            f"{task}: {unit} matched to {target:,} by the {matching.solved}; "
+            f"farthest is {worst.run.backbone.label} with {worst.size:,} ({worst.mismatch:+.2%}){warning}"
+        )
+    return lines
+
+
+def describe(planned: Plan) -> str:
+    """How many runs."""
+    search = planned.grid.search
+    if search is None:
+        return counted(len(planned.runs), "run")
+    per_arm = search.trials_per_arm * search.choose_on
+    trials = f"{counted(per_arm * planned.arms, 'trial')}, {per_arm} an arm"
+    return f"{trials}, then {counted(planned.later, 'run')} with what they choose" if planned.later else trials

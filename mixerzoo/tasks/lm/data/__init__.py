@@ -1,0 +1,1 @@
+"""Text for training language models: documents, token files, and rows of tokens in order."""

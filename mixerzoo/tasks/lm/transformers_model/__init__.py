@@ -1,0 +1,1 @@
+"""The language model as transformers knows it: module, cache, inputs and loss."""
