@@ -114,7 +114,9 @@ def test_state_size_and_flops_are_sums_over_layers(pattern: list) -> None:
 def bounds_seen(layers: Stack) -> list[Tensor | None]:
     seen: list[Tensor | None] = []
     for block in layers.blocks:
-        block.mixer.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs["shared"]), with_kwargs=True)
+        block.mixer.register_forward_pre_hook(
+            lambda _, args, kwargs: seen.append(kwargs["shared"].get("lower_bound")), with_kwargs=True
+        )
     layers(tokens(1, 3))
     return seen
 

@@ -116,3 +116,8 @@ def build(config: Config, dtype: torch.dtype = torch.float64) -> Mixer:
 
 def tokens(B: int, T: int, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(B, T, DIM, dtype=dtype)
+
+
+def length_for(config: Config, length: int) -> int:
+    """The length itself, or the only one that the mixer takes."""
+    return config.get("length", length)
