@@ -59,7 +59,7 @@ def _configurations() -> dict[str, Config]:
         variants = {"plain": plain, **VARIANTS.get(name, {})}
         if "short_conv" in spec.capabilities:
             own = build_mixer({"name": name, "dim": DIM, **plain}).config["short_conv"]
-            variants["other-conv"] = plain | {"short_conv": 0 if own else 4}
+            variants["no-conv" if own else "short-conv"] = plain | {"short_conv": 0 if own else 4}
         for variant, settings in variants.items():
             config = {"name": name, "dim": DIM, **settings}
             if "causal" in spec.capabilities:

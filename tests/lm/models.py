@@ -18,11 +18,14 @@ PAD, END = 0, 60
 LAYERS: dict[str, Config | list[Config]] = {
     label: config for label, config in CONFIGURATIONS.items() if not config.get("bidirectional")
 }
+# One layer of every mixer, with a convolution where it takes one, and all of them in one model.
 PLAIN: dict[str, Config | list[Config]] = {
-    label: LAYERS[label]
-    for label in ("attention-window", "gla-short-conv", "hgrn1-plain", "hgrn2-short-conv", "retnet-plain")
+    label: LAYERS.get(label.replace("-plain", "-short-conv"), layer)
+    for label, layer in LAYERS.items()
+    if label.endswith("-plain")
 }
-PLAIN["hybrid"] = [*PLAIN.values(), LAYERS["attention-plain"]]  # type: ignore[list-item]
+PLAIN["window"] = LAYERS["attention-window"]
+PLAIN["hybrid"] = [*PLAIN.values()]  # type: ignore[list-item]
 
 every_layer = pytest.mark.parametrize("mixer", LAYERS.values(), ids=LAYERS)
 plain_layers = pytest.mark.parametrize("mixer", PLAIN.values(), ids=PLAIN)

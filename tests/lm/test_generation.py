@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 from transformers import CompileConfig, DynamicCache, StaticCache
 
 from mixerzoo.tasks.lm.transformers_model.cache import CACHE_NAME
@@ -140,10 +141,10 @@ def test_a_static_cache_keeps_its_tensors():
     model, ids = model_of(PLAIN["hybrid"]), some_ids(2, 6)
     cache = StaticCache(config=model.config, max_cache_len=8)
     head = model(ids[:, :4], cache=cache).logits
-    addresses = [tensor.data_ptr() for layer in cache.layers for tensor in layer.state]
+    addresses = [tensor.data_ptr() for layer in cache.layers for tensor in tree_leaves(layer.state)]
     tail = model(ids[:, 4:], cache=cache).logits
     cache.reorder_cache(torch.tensor([1, 0]))
-    assert [tensor.data_ptr() for layer in cache.layers for tensor in layer.state] == addresses
+    assert [tensor.data_ptr() for layer in cache.layers for tensor in tree_leaves(layer.state)] == addresses
     assert cache.is_compileable and cache.get_seq_length() == 6
     assert_close(torch.cat([head, tail], 1), model(ids).logits)
     with pytest.raises(ValueError, match="the cache holds max_length=8 tokens, got 9"):

@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, DataCollatorWithFlattening, DynamicCache
 
+from mixerzoo import mixer_info
 from mixerzoo.tasks.lm import MixerConfig, MixerForCausalLM, MixerModel
 from mixerzoo.tasks.lm.transformers_model import loss
 from mixerzoo.tasks.lm.transformers_model.cache import MixerCache
@@ -114,12 +116,16 @@ def test_the_collators_keywords_for_flash_attention_are_understood():
 def test_only_what_grows_with_the_sequence_grows(mixer):
     model = model_of(mixer)
     short, long = (_numbers(cache_of(model(some_ids(1, length), use_cache=True))) for length in (6, 60))
-    grows = isinstance(mixer, list)  # the hybrid's attention without a window
+    layers = mixer if isinstance(mixer, list) else [mixer]
+    grows = any(
+        "constant_state" not in mixer_info(layer["name"]).capabilities and layer.get("window") is None
+        for layer in layers
+    )
     assert (long > short) == grows
 
 
 def _numbers(cache: MixerCache) -> int:
-    return sum(tensor.numel() for layer in cache.layers for tensor in layer.state)
+    return sum(tensor.numel() for layer in cache.layers for tensor in tree_leaves(layer.state))
 
 
 @plain_layers
@@ -149,8 +155,8 @@ def test_what_a_checkpoint_lacks_starts_as_in_a_new_model(mixer, tmp_path):
     assert not [name for name, tensor in loaded.named_parameters() if tensor.is_meta]
     for (name, value), (_, other) in zip(loaded.named_parameters(), new.named_parameters(), strict=True):
         assert value.isfinite().all(), name
-        assert abs(value.std(correction=0) - other.std(correction=0)) <= 0.5 * other.std(correction=0), name
-        assert abs(value.mean() - other.mean()) <= 0.5 * (other.abs().mean() + other.std(correction=0)), name
+        size, expected = (float(x.detach().square().mean().sqrt()) for x in (value, other))
+        assert expected / 2 <= size <= 2 * expected, f"{name} starts {size:.3g} wide, in a new model {expected:.3g}"
 
 
 @plain_layers

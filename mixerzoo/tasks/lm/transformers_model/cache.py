@@ -31,8 +31,7 @@ class Record(NamedTuple):
     state: Any
     x: Tensor
     mask: Tensor | None
-    in_time: dict[str, Tensor]  # of what the layers share, a row for every token of x
-    shared: dict[str, Tensor]  # and the rest of it
+    shared: dict[str, Tensor]  # what the layers share and has a row for every token of x
 
 
 class MixerCacheLayer(CacheLayerMixin):
@@ -58,6 +57,7 @@ class MixerCacheLayer(CacheLayerMixin):
         self.state: Any = None
         self.length: int | Tensor = 0
         self.record: Record | None = None
+        self.shared: dict[str, Tensor] = {}  # what the layers share and is the same for all tokens
         self.cropped = False  # the record is what is left of it, and `state` is out of date
 
     def prepare(self, block: ResidualBlock, x: Tensor) -> None:
@@ -72,15 +72,15 @@ class MixerCacheLayer(CacheLayerMixin):
             self._change(lambda tensor: tensor.to(x.device))
         if self.cropped and self.record is not None:
             past = self.record
-            _, self.state = block.prefill(past.x, past.state, mask=past.mask, shared=past.shared | past.in_time)
+            _, self.state = block.prefill(past.x, past.state, mask=past.mask, shared=self.shared | past.shared)
             self.record, self.cropped = None, False
 
     def advance(self, block: ResidualBlock, x: Tensor, mask: Tensor | None, shared: Mapping[str, Tensor]) -> Tensor:
         """Takes the next tokens of every sequence, after `prepare`: x [B,T,D] -> y [B,T,D], by the block's prefill."""
         if self.record_past:
             in_time = {name: value for name, value in shared.items() if name in block.mixer.shared_in_time}
-            rest = {name: value for name, value in shared.items() if name not in in_time}
-            new = Record(self.state, x, mask, in_time, rest)
+            self.shared = {name: value for name, value in shared.items() if name not in in_time}
+            new = Record(self.state, x, mask, in_time)
             self.record = new if self.record is None else _extended(self.record, new)
         y, state = block.prefill(x, self.state, mask=mask, shared=shared)
         self._keep(state)
@@ -105,13 +105,13 @@ class MixerCacheLayer(CacheLayerMixin):
                 f"the cache can forget the {recorded} tokens it has recorded, got {removed} to remove; remedy: "
                 "activate_past_recording() before they come in"
             )
-        state, x, mask, in_time, shared = self.record
+        state, x, mask, shared = self.record
         kept = recorded - removed
         self.length -= removed
         self.cropped = kept > 0
         mask = None if mask is None else mask[:, :kept]
-        in_time = {name: value[:, :kept] for name, value in in_time.items()}
-        self.record = Record(state, x[:, :kept], mask, in_time, shared) if kept else None
+        shared = {name: value[:, :kept] for name, value in shared.items()}
+        self.record = Record(state, x[:, :kept], mask, shared) if kept else None
         self.state = self.state if kept else state
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
@@ -263,8 +263,8 @@ def _extended(record: Record, new: Record) -> Record:
     if new.mask is not None or record.mask is not None:
         parts = ((record.x, record.mask), (new.x, new.mask))
         mask = torch.cat([p.new_ones(p.shape[:2], dtype=torch.bool) if m is None else m for p, m in parts], 1)
-    in_time = {name: torch.cat([record.in_time[name], value], 1) for name, value in new.in_time.items()}
-    return Record(record.state, torch.cat([record.x, new.x], 1), mask, in_time, new.shared)
+    shared = {name: torch.cat([record.shared[name], value], 1) for name, value in new.shared.items()}
+    return Record(record.state, torch.cat([record.x, new.x], 1), mask, shared)
 
 
 def _layer_holds_tokens(layer: Any) -> bool:

@@ -116,14 +116,20 @@ class MixerPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, (Mixer, DepthShared)):
-            # What a checkpoint has given stays; modules inside of a mixer came first, and it starts them anew.
-            given = [tensor for tensor in module.parameters() if getattr(tensor, "_is_hf_initialized", False)]
+        if isinstance(module, DepthShared) and callable(reset := getattr(module, "reset_parameters", None)):
+            reset()
+
+    @torch.no_grad()
+    def initialize_weights(self) -> None:
+        """Starts what no checkpoint has given: a mixer as one whole, the rest as transformers does."""
+        # transformers passes over modules of others that have no parameters of their own, as most mixers have none.
+        mixers = [module for module in self.modules() if isinstance(module, Mixer)]
+        new = [mixer for mixer in mixers if not getattr(mixer, "_is_hf_initialized", False)]
+        super().initialize_weights()
+        for mixer in new:
+            given = [tensor for tensor in mixer.parameters() if getattr(tensor, "_is_hf_initialized", False)]
             values = [tensor.clone() for tensor in given]
-            if isinstance(module, Mixer):
-                module.reset_parameters(self.config.initializer_range)
-            elif callable(reset := getattr(module, "reset_parameters", None)):
-                reset()
+            mixer.reset_parameters(self.config.initializer_range)
             for tensor, value in zip(given, values, strict=True):
                 tensor.copy_(value)
 
