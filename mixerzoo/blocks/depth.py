@@ -7,13 +7,15 @@ declare (`share_over_depth`), and every pass over its layers asks for each layer
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
 from mixerzoo.mixers.parts import DepthShared, Mixer
 
 from .residual import ResidualBlock
+
+KINDS = "depth_kinds"  # a model's attribute: the names under which it has the modules of its kinds
 
 
 def share_over_depth(
@@ -46,7 +48,8 @@ def share_over_depth(
             setattr(model, attribute, None)
         else:
             setattr(model, attribute, kind(depth, dim, *((given,) if given != () else ())))
-    model.depth_kinds = tuple(sorted(attribute for attribute in declared if getattr(model, attribute) is not None))
+    kinds = tuple(sorted(attribute for attribute in declared if getattr(model, attribute) is not None))
+    setattr(model, KINDS, kinds)
 
 
 class DepthWalk:
@@ -63,20 +66,20 @@ class DepthWalk:
     """
 
     def __init__(self, model: nn.Module, first: int = 0, carried: dict[str, Tensor] | None = None) -> None:
-        self.kinds: list[DepthShared] = [getattr(model, attribute) for attribute in model.depth_kinds]
+        self.kinds: list[DepthShared] = [getattr(model, attribute) for attribute in getattr(model, KINDS)]
         self.layer = first
         if carried is None:
             begun = {kind.name: kind.begin() for kind in self.kinds}
             carried = {name: value for name, value in begun.items() if value is not None}
         self.carried = carried
 
-    def __call__(self, block: ResidualBlock, x: Tensor, **ways: Any) -> dict[str, Tensor]:
+    def __call__(self, block: nn.Module, x: Tensor, **ways: Any) -> dict[str, Tensor]:
         """Returns the next layer's values by their kinds' names.
 
         x: what comes into its block, [B,T,D] or, for a step, [B,D]. ways: the block's mask, cu_seqlens and state."""
         values = {}
         for kind in self.kinds:
-            if type(kind) in block.mixer.depth_shared:
+            if type(kind) in cast(ResidualBlock, block).mixer.depth_shared:
                 value, carried = kind.at(self.carried.get(kind.name), self.layer, block, x, **ways)
                 values[kind.name], self.carried[kind.name] = value, carried
         self.layer += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -85,7 +85,7 @@ class Stack(nn.Module):
         """Mixes whole sequences; mask and cu_seqlens as for a mixer. For images passes, as `scan_passes` gives them."""
         sequences: dict[str, Any] = {"mask": mask, "cu_seqlens": cu_seqlens}
         walk = DepthWalk(self)
-        for block in self.blocks:
+        for block in self._layers:
             given = {**sequences, "passes": passes, "shared": walk(block, x, **sequences)}
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, **given, use_reentrant=False)
@@ -96,7 +96,7 @@ class Stack(nn.Module):
     def prefill(self, x: Tensor, state: Sequence[Any] | None = None, *, mask: Tensor | None = None) -> Output:
         """Takes a chunk of every sequence in and hands the states after it out, a tuple with one entry a layer."""
         walk, new_states = DepthWalk(self), []
-        for block, layer_state in zip(self.blocks, [None] * len(self.blocks) if state is None else state, strict=True):
+        for block, layer_state in zip(self._layers, [None] * len(self.blocks) if state is None else state, strict=True):
             shared = walk(block, x, mask=mask, state=layer_state)
             x, new_state = block.prefill(x, layer_state, mask=mask, shared=shared)
             new_states.append(new_state)
@@ -105,22 +105,26 @@ class Stack(nn.Module):
     def step(self, x_t: Tensor, state: Sequence[Any]) -> Output:
         """Takes one token of every sequence: [B,D] -> [B,D]."""
         walk, new_states = DepthWalk(self), []
-        for block, layer_state in zip(self.blocks, state, strict=True):
+        for block, layer_state in zip(self._layers, state, strict=True):
             x_t, new_state = block.step(x_t, layer_state, shared=walk(block, x_t, state=layer_state))
             new_states.append(new_state)
         return Output(self.norm(x_t), tuple(new_states))
 
+    @property
+    def _layers(self) -> list[ResidualBlock]:
+        return [cast(ResidualBlock, block) for block in self.blocks]
+
     def init_state(self, batch_size: int, *, max_length: int | None = None) -> tuple[Any, ...]:
-        return tuple(block.init_state(batch_size, max_length=max_length) for block in self.blocks)
+        return tuple(block.init_state(batch_size, max_length=max_length) for block in self._layers)
 
     def state_size(self, length: int) -> int:
         """Counts the numbers that a sequence's states hold after `length` tokens, summed over layers (4 bytes each)."""
-        return sum(block.mixer.state_size(length) for block in self.blocks)
+        return sum(block.mixer.state_size(length) for block in self._layers)
 
     def flops(self, length: int) -> int:
         """Counts the forward FLOPs for one sequence: mixers and channel mixers, two per multiply-add, norms none."""
         total = 0
-        for block in self.blocks:
+        for block in self._layers:
             total += block.mixer.flops(length)
             if block.channel_mixer is not None:
                 total += 2 * length * products_per_token(block.channel_mixer)

@@ -32,13 +32,13 @@ class Walk(NamedTuple):
     """Says how an op goes through time.
 
     initial_state: None starts at the leaves' own values. leaves: a Leaf, or a NamedTuple of them, as the state is.
-    count: of sequences (rows or packed documents). cu_seqlens: [N+1], None = not packed. valid: [B,T] bool, False =
+    sequences: how many, rows or packed documents. cu_seqlens: [N+1], None = not packed. valid: [B,T] bool, False =
     padding, None = no padding. direction: causal | reverse | both. in_place: write the final state over the initial.
     """
 
     initial_state: State | None
     leaves: Any
-    count: int
+    sequences: int
     cu_seqlens: Tensor | None
     valid: Tensor | None
     direction: str
@@ -51,7 +51,7 @@ class Walk(NamedTuple):
 
     def shape(self, leaf: Leaf) -> tuple[int, ...]:
         """Returns the shape of one of the state's tensors: [B,...], for both directions [2,B,...]."""
-        shape = (self.count, *leaf.shape)
+        shape = (self.sequences, *leaf.shape)
         return (2, *shape) if self.direction == "both" else shape
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from mixerzoo.kernels.validation import check_lower_bound
 
 from .parts.checks import check_choice
 from .parts.contract import Shared
+from .parts.depth_shared import DepthShared
 from .parts.frame import LinearMixer
 from .parts.layout import Layout
 from .parts.lower_bounds import LowerBounds
@@ -48,7 +51,7 @@ class HGRN1(LinearMixer):
         flops="2*T*params + (16*T*D if complex else 3*T*D)",
         capabilities=frozenset({"causal", "bidirectional", "constant_state", "short_conv", "depth_shared"}),
     )
-    depth_shared = (LowerBounds,)
+    depth_shared: tuple[type[DepthShared], ...] = (LowerBounds,)
 
     def __init__(
         self,
@@ -88,14 +91,14 @@ class HGRN1(LinearMixer):
         logits, c = projected
         k, log_f = bounded_gate(logits, shared.get("lower_bound", self.lower_bound))
         c = F.silu(c).to(k.dtype)
-        sequences = {"valid": layout.valid, "cu_seqlens": layout.cu_seqlens}
+        scan = functools.partial(gated_scan, valid=layout.valid, cu_seqlens=layout.cu_seqlens)
         if not self.complex:
-            return gated_scan(k * c, log_f, initial_state=memory, direction=self.direction, **sequences)
+            return scan(k * c, log_f, initial_state=memory, direction=self.direction)
         c = k * torch.view_as_complex(c.unflatten(-1, (-1, 2)))
         memory = None if memory is None else torch.view_as_complex(memory)
-        h, memory = gated_scan(c, log_f, self.theta, initial_state=memory, **sequences)
+        h, memory = scan(c, log_f, self.theta, initial_state=memory)
         if self.theta_reverse is not None:
-            h = h + gated_scan(c, log_f, self.theta_reverse, direction="reverse", **sequences)[0]
+            h = h + scan(c, log_f, self.theta_reverse, direction="reverse")[0]
         return torch.cat([h.real, h.imag], -1), torch.view_as_real(memory)
 
     def readout(self, y: Tensor, x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from mixerzoo.kernels.validation import check_lower_bound
 
 from .parts.checks import check_choice, check_divides
 from .parts.contract import Shared
+from .parts.depth_shared import DepthShared
 from .parts.frame import LinearMixer
 from .parts.layout import Layout
 from .parts.lower_bounds import LowerBounds
@@ -52,7 +53,7 @@ class HGRN2(LinearMixer):
         ),
         paper_images={"bias": True, "q_activation": "sigmoid", "v_activation": "silu"},
     )
-    depth_shared = (LowerBounds,)
+    depth_shared: tuple[type[DepthShared], ...] = (LowerBounds,)
 
     def __init__(
         self,

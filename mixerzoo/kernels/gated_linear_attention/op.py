@@ -25,7 +25,12 @@ def _on_triton(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, scale: float, wal
     from .triton_op import attend
 
     kind = "head" if log_f.shape[-1] == 1 else "channel"
-    return with_equal_heads(lambda x, walk: attend(*x, scale, kind, "none", walk), (q, k, v, log_f), walk)
+
+    def run(x: tuple[Tensor, ...], walk: Walk) -> tuple[Tensor, Tensor]:
+        q, k, v, log_f = x
+        return attend(q, k, v, log_f, scale, kind, "none", walk)
+
+    return with_equal_heads(run, (q, k, v, log_f), walk)
 
 
 def why_not_wide(q: Tensor, k: Tensor, v: Tensor) -> str | None:

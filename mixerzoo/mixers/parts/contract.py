@@ -241,7 +241,7 @@ class Mixer(nn.Module):
             raise ValueError(f"{type(self).__name__} has no form on two axes; remedy: another scan order than plane")
         if len(orders) > 1 or planes[0].height * planes[0].width != x.shape[1]:
             raise ValueError(f"a plane stands alone and covers the T={x.shape[1]} tokens, got {orders}")
-        layout = whole_sequences(x)._replace(plane=tuple(planes[0]))
+        layout = whole_sequences(x)._replace(plane=(planes[0].height, planes[0].width))
         return self.run(x, layout, None, shared)[0]
 
     def _run_padded(self, x: Tensor, mask: Tensor | None, state: Any, shared: Shared) -> tuple[Tensor, Any]:

@@ -31,7 +31,7 @@ class RecurrentState(NamedTuple):
 class LinearMixer(Mixer):
     """A mixer with a state of constant size. Subclasses implement `project`, `mix`, `readout` and `memory_shape`.
 
-    `before` is a window over x: what it makes of x is the second argument of `project`. The short convolution runs over
+    `before` is a window over x: `project` then gets what it makes of x. The short convolution runs over
     the first `conv_channels` channels that `project` returns; what follows them goes to `mix` as it is. The directions
     of a bidirectional mixer share projections and windows, and so do all scan orders without a window before.
 
@@ -63,10 +63,10 @@ class LinearMixer(Mixer):
         self.conv = ShortConv(conv_channels, short_conv, conv_activation, bias=conv_bias) if short_conv else None
         self.before = before
 
-    def project(self, x: Tensor, *window: Tensor) -> tuple[Tensor, ...]:
+    def project(self, x: Tensor) -> tuple[Tensor, ...]:
         """Makes the linear maps before the recurrence, [B,T,.] each, those first that the short convolution sees.
 
-        window: what `before` makes of x, where there is one."""
+        x: [B,T,D], or what `before` makes of it."""
         raise NotImplementedError
 
     def mix(
@@ -152,12 +152,11 @@ class LinearMixer(Mixer):
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Returns `project`'s parts between both windows, and the windows' new pasts."""
         pasts: list[Tensor | None] = [None] * len(self.windows) if state is None else list(state.conv)
-        if self.before is None:
-            projected, new = self.project(x), []
-        else:
-            seen, past = self.before(x, pasts.pop(0), layout)
-            projected, new = self.project(x, seen), [past]
-        projected, past = self._convolve(projected, pasts[0] if pasts else None, layout)
+        new = []
+        if self.before is not None:
+            x, past = self.before(x, pasts.pop(0), layout)
+            new.append(past)
+        projected, past = self._convolve(self.project(x), pasts[0] if pasts else None, layout)
         return projected, (*new, *([] if past is None else [past]))
 
     def _convolve(

@@ -22,7 +22,7 @@ class Window(nn.Module):
         self.channels, self.width = channels, width
 
     def forward(self, x: Tensor, past: Tensor | None, layout: Layout) -> tuple[Tensor, Tensor]:
-        """x: [B,T,channels], past: [B,width-1,channels] or None -> y [B,T,channels] and the new past, fp32 at least."""
+        """x: [B,T,channels], past: [B,width-1,channels] or None -> y [B,T,.] and the new past, fp32 at least."""
         reach = self.width - 1
         past = x.new_zeros(x.shape[0], reach, x.shape[2]) if past is None else past.to(x.dtype)
         history = torch.cat([past, x], 1)
@@ -68,13 +68,13 @@ class ShortConv(Window):
 
 
 class TokenShift(Window):
-    """`y_t = x_{t-1}`: the token before, zero for the first (RWKV, arXiv:2305.13048, section 3.1)."""
+    """`y_t = [x_t, x_{t-1}]`: beside every token the one before, zero for the first (RWKV, arXiv:2305.13048, 3.1)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, 2)
 
     def of_taps(self, taps: list[Tensor]) -> Tensor:
-        return taps[1]
+        return torch.cat(taps, -1)
 
 
 def _last(history: Tensor, reach: int, valid: Tensor | None) -> Tensor:

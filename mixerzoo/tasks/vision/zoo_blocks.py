@@ -104,9 +104,9 @@ class SharingLayers(nn.Module):
     first_layer: the number of its first block among all the model's layers.
     """
 
-    number: int = -1  # of the original among _LAYERS, in a model that is to be scripted
+    # Of the original among _LAYERS, in a model that is to be scripted. TorchScript can't have `blocks` annotated too.
+    number: int = -1
     first_layer: int = 0
-    blocks: nn.ModuleList
 
     @torch.jit.ignore
     def begin_sharing(self) -> dict[str, Tensor]:
@@ -118,7 +118,7 @@ class SharingLayers(nn.Module):
         """Returns what block `layer` gets for its input x, and what is carried on."""
         host = _original(self)
         walk = DepthWalk(host, host.first_layer + layer, carried)
-        return walk(cast(ImageBlock, host.blocks[layer]), x), walk.carried
+        return walk(cast(nn.ModuleList, host.blocks)[layer], x), walk.carried
 
 
 _LAYERS: dict[int, SharingLayers] = {}
