@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted([*ROOT.glob("mixerzoo/**/*.py"), *ROOT.glob("benchmarks/**/*.py"), *ROOT.glob("docs/*.py")])
-DONE = ()
+DONE = ("mixerzoo/registry/", "mixerzoo/cli/", "mixerzoo/__init__.py")
 LONGEST = 25
 # A docstring that opens with one of these is a fragment or an inversion: its subject or its verb stands elsewhere.
 FRAGMENTS = {
