@@ -3,6 +3,7 @@
 Each is read or generated once, then shared by all processes and runs. They stand below MIXERZOO_CACHE, by default
 `mixerzoo` in the user's cache folder, and may be deleted at any time.
 """
+
 from __future__ import annotations
 
 import hashlib

@@ -54,7 +54,7 @@ def fit(
     used are drawn again and skipped.
     """
     AcceleratorState._reset_state()  # a process that trains several models may change the precision between them
-    no_gpu = not torch.accelerator.is_available()  # said aloud, for several processes on CPUs find each other so
+    no_gpu = not torch.accelerator.is_available()  # explicit, because several processes on CPUs find each other so
     accelerator = Accelerator(mixed_precision=config.precision, cpu=no_gpu)
     optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), lr=config.lr, betas=config.betas)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, config) / config.lr)
