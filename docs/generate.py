@@ -45,7 +45,7 @@ T tokens, D width, H heads, K key dim, V value dim, e expand, "params" weights o
 
 
 def zoo() -> str:
-    """The page of mixers: an overview and one section each."""
+    """Returns the page of mixers: an overview and one section each."""
     mixers = {name: mixer for name in list_mixers() if (mixer := _build(name)) is not None}
     header = ("mixer", "parameters", "state", "GFLOP forward", "paper")
     rows = [
@@ -63,7 +63,10 @@ def zoo() -> str:
 
 
 def _build(name: str) -> Mixer | None:
-    """The mixer with its defaults, without memory for its weights; None for a third party's, which documents itself."""
+    """Builds the mixer with its defaults, without memory for its weights.
+
+    Returns None for a third party's mixer, which documents itself.
+    """
     with torch.device("meta"):
         mixer = build_mixer(name, dim=DIM)
     return mixer if type(mixer).__module__.startswith("mixerzoo.") else None
@@ -88,7 +91,7 @@ def _keywords(cls: type) -> list[inspect.Parameter]:
 
 
 def _meanings(cls: type) -> dict[str, str]:
-    """What the docstring's `Args:`, a line `name: meaning` or `name, name: meaning` each, says of every keyword."""
+    """Returns every keyword's meaning, from lines `name: meaning` or `name, name: meaning` of the docstring's Args."""
     meanings: dict[str, str] = {}
     _, _, arguments = inspect.cleandoc(cls.__doc__ or "").partition("Args:\n")
     for entry in re.split(r"\n    (?! )", "\n" + arguments.partition("\n\n")[0])[1:]:
@@ -121,7 +124,7 @@ def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def filled(page: Path, blocks: Mapping[str, str]) -> str:
-    """A page with what stands between `<!-- name ... -->` and `<!-- /name -->` written anew."""
+    """Returns a page in which the text between `<!-- name ... -->` and `<!-- /name -->` is replaced."""
     text = page.read_text(encoding="utf-8")
     for name, block in blocks.items():
         pattern = rf"(<!-- {name}\b[^>]*-->\n).*?(<!-- /{name} -->)"
@@ -130,7 +133,7 @@ def filled(page: Path, blocks: Mapping[str, str]) -> str:
 
 
 def _ablation() -> str:
-    """Every task's table and warnings of the committed run, without some columns, and three of its figures."""
+    """Returns the committed run's tables and warnings, without some columns, and three of its figures."""
     folder = ABLATION.parent.relative_to(ROOT).as_posix()
     _, *sections = ABLATION.read_text(encoding="utf-8").split("\n## ")
     tasks = [section for section in sections if "| configuration |" in section]
@@ -141,7 +144,7 @@ def _ablation() -> str:
 
 
 def _narrow(lines: Sequence[str]) -> list[str]:
-    """The lines of a table without the columns that are left out; what isn't a table as it is."""
+    """Removes the columns that are left out from the lines of a table; other lines stay unchanged."""
     rows = [
         [cell.strip() for cell in line.strip("| ").split(" | ")] if line.startswith("|") else None for line in lines
     ]
@@ -154,7 +157,7 @@ def _narrow(lines: Sequence[str]) -> list[str]:
 
 
 def _speed() -> str:
-    """What the committed benchmark measured of each claim, in one run and side by side."""
+    """Returns the committed benchmark's measurement of each claim, in one run and side by side."""
     record = json.loads(SPEED.read_text(encoding="utf-8"))
     machine = record["provenance"]
     rows = [

@@ -86,9 +86,7 @@ def train(
     download: Annotated[bool, typer.Option("--download", help="vision: fetch cifar10 or fashion_mnist.")] = False,
     recipe: Annotated[str | None, typer.Option(help="vision, lm, lra/*: a recipe's name, or a .toml file.")] = None,
     lra_dir: Annotated[Path | None, typer.Option(help="lra/*: the folder of Long Range Arena's archive.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="vision, lm: the run's own folder; a run in it is resumed.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="vision, lm: the run's own folder; a run in it is resumed.")] = None,
     seed: Annotated[int | None, typer.Option(help="Decides weights and batches.", show_default="0")] = None,
     text: Text = None,
     settings: Settings = [],  # noqa: B006 (typer's way to say: none given)
