@@ -1,4 +1,4 @@
-"""What the documents say is true: pages are fresh, python blocks run, links lead somewhere."""
+"""The documents tell the truth: pages are fresh, python blocks run, links lead somewhere."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_generated_pages_are_fresh():
 
 @pytest.mark.parametrize("document", WITH_CODE, ids=name_of)
 def test_python_blocks_run(document, tmp_path):
-    """All blocks of a document, in order, in one fresh process, as a reader would copy them."""
+    """All blocks of a document run in order, in one fresh process, as a reader would copy them."""
     script = python_blocks(document.read_text(encoding="utf-8"))
     file = tmp_path / f"{document.stem.lower()}_blocks.py"
     file.write_text(script, encoding="utf-8")
@@ -35,7 +35,7 @@ def test_python_blocks_run(document, tmp_path):
 
 
 def test_the_ablation_pages_commands_run_and_draw_its_pictures(tmp_path, monkeypatch):
-    """As they stand, but for the number of steps."""
+    """The commands run unchanged, except for the number of steps."""
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     from ablation import commands, pictures, run
 
@@ -49,7 +49,7 @@ def test_the_ablation_pages_commands_run_and_draw_its_pictures(tmp_path, monkeyp
 
 
 def python_blocks(text: str) -> str:
-    """The fenced python blocks, each at its own line numbers, so that a traceback points into the document."""
+    """Returns the fenced python blocks, each at its own line numbers, so that a traceback points into the document."""
     lines, inside = [], False
     for line in text.splitlines():
         fence = line.startswith("```")

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FILES = sorted([*ROOT.glob("mixerzoo/**/*.py"), *ROOT.glob("benchmarks/**/*.py"), *ROOT.glob("docs/*.py")])
+FILES = sorted(file for folder in ("mixerzoo", "benchmarks", "docs", "tests") for file in (ROOT / folder).rglob("*.py"))
 DONE = {
     *("mixerzoo", "mixerzoo/registry", "mixerzoo/cli", "mixerzoo/tasks", "mixerzoo/tasks/vision"),
-    *("mixerzoo/tasks/diagnostics", "benchmarks", "benchmarks/gpu", "docs"),
+    *("mixerzoo/tasks/diagnostics", "benchmarks", "benchmarks/gpu", "docs", "tests", "tests/ablation"),
+    *("tests/conformance", "tests/diagnostics", "tests/emulator", "tests/lm", "tests/lra", "tests/vision"),
 }
 LONGEST = 25
 # A docstring that opens with one of these is a fragment or an inversion: its subject or its verb stands elsewhere.

@@ -1,6 +1,6 @@
-"""Which mixer in which configuration a law is tried on: the registry, the specs, and one table of tiny settings.
+"""Each law is tried on mixers and configurations from here: the registry, the specs, and one table of tiny settings.
 
-A mixer that no table knows, a plug-in for instance, is tried with its defaults. What a law leaves out, a spec says.
+A mixer that no table knows, for instance a plug-in, is tried with its defaults. Only a spec can leave out a law.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ TINY: dict[str, dict[str, Config]] = {
 
 
 def _configurations() -> dict[str, Config]:
-    """`gla-grouped-bidirectional` -> its configuration: each variant of each mixer in each direction it can go."""
+    """Maps `gla-grouped-bidirectional` to its configuration: each variant of each mixer in each direction it can go."""
     found: dict[str, Config] = {}
     for name in list_mixers():
         can = mixer_info(name).capabilities
@@ -70,10 +70,10 @@ CONFIGURATIONS = _configurations()
 
 
 def each_mixer(*capabilities: str, only: str = "", **settings: Any) -> pytest.MarkDecorator:
-    """Run a test for every configuration whose spec has the capabilities and which goes the direction named among them.
+    """Runs a test for every configuration whose spec has the capabilities, in the direction named among them.
 
-    `only` keeps variants with this word in their id, `settings` those with these values. The specs alone decide what is
-    left out: nothing in the conformance suite is skipped.
+    `only` selects variants with this word in their id, `settings` those with these values. The specs alone decide what
+    is left out: nothing in the conformance suite is skipped.
     """
     wanted = {"causal": False, "bidirectional": True}
     directions = {wanted[name] for name in capabilities if name in wanted} or {False, True}
@@ -91,7 +91,7 @@ def each_mixer(*capabilities: str, only: str = "", **settings: Any) -> pytest.Ma
 
 
 def build(config: Config, dtype: torch.dtype = torch.float64) -> Mixer:
-    """The mixer with every parameter moved off its start, so that no weight is one and no bias zero."""
+    """Builds the mixer and moves every parameter off its start, so that no weight is one and no bias zero."""
     mixer = build_mixer(config)
     with torch.no_grad():
         for parameter in mixer.parameters():
