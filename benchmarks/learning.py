@@ -4,10 +4,10 @@
     python benchmarks/learning.py mqar languages --out DIR                    # some of them
     python benchmarks/learning.py --smoke --out DIR                           # two mixers, four steps: does it run
 
-Every study is a grid of all mixers and two seeds, of one size (parameters matched) and on the same data in the same
-order, in a folder of its own below --runs. Finished runs are skipped, so that a stopped study resumes.
-Its tables and figures are copied to OUT/learning/STUDY. OUT/learning.json holds the claims beside what all the studies
-in OUT measured.
+Every study is a grid of all mixers and two seeds, in a folder of its own below --runs. All its models have one size
+(parameters matched) and see the same data in the same order. Finished runs are skipped, so that a stopped study
+resumes. Its tables and figures are copied to OUT/learning/STUDY. OUT/learning.json holds the claims beside what all the
+studies in OUT measured.
 """
 
 from __future__ import annotations

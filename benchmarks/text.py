@@ -2,8 +2,8 @@
 
     python benchmarks/text.py --train FILES --valid FILES --test NAME=FILES [--test ...] [--out FILE] [--smoke]
 
-FILES are paths and patterns with commas between, every file one document. Tokens are byte pairs learned on the training
-text: with 4096 of them a row holds three to four times as much text as in bytes, for the same work. Width, depth and
+FILES are paths and patterns with commas between, every file one document. Tokens are 4096 byte pairs learned on the
+training text. A row of them holds three to four times as much text as one of bytes, for the same work. Width, depth and
 heads are common; the GLU's width brings every model to attention's size. Each mixer's learning rate is the best of the
 same few on the validation text, from short runs with a seed of their own. A seed decides the order of rows, so that all
 mixers read the same rows in the same order.

@@ -1,7 +1,7 @@
 """Two mixers, or a mixer and its paper, meet at bridges: there they must say the same.
 
-The papers' equations are written out here a second time, one token after the other in fp64, from nothing but a mixer's
-`state_dict` and `config`: ops and mixers can't share a mistake with them.
+The papers' equations are written out here a second time, one token after the other in fp64. They use nothing but a
+mixer's `state_dict` and `config`, so ops and mixers can't share a mistake with them.
 """
 
 from __future__ import annotations

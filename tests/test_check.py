@@ -233,9 +233,9 @@ def test_kernels_of_a_language_model_fit_every_chip(tmp_path):
 def test_what_products_need_is_asked_for_before_anything_waits(tmp_path):
     """A thread loads known bytes between two barriers, with K = V = 128 in bf16.
 
-    A chunk of the forward kernel has 32 tokens of q, x and v, for 256 threads; one of the walk over states 64 tokens of
-    v and of 32 channels of q and x, for 128. The backward kernel has 64 tokens of v and dy for 256 threads, and then,
-    with them, 32 rows of S and dS.
+    A chunk of the forward kernel has 32 tokens of q, x and v, for 256 threads. A chunk of the walk over states has, for
+    128 threads, 64 tokens of v and of 32 channels of q and x. The backward kernel has 64 tokens of v and dy for 256
+    threads, and then, with them, 32 rows of S and dS.
     """
     loads = run(AT_ONCE, tmp_path)
     assert 3 * 32 * 128 * 2 // 256 in loads["forward_kernel"]

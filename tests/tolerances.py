@@ -2,7 +2,7 @@
 
 FP64 algebra must agree to 1e-9 of the largest entry: two correct evaluations of one formula differ by rounding alone.
 Lower precision has a budget instead: an implementation may err twice as much as the reference run in that precision,
-both measured in fp64, plus a few roundings of the result.
+plus a few roundings of the result. Both errors are measured in fp64.
 """
 
 from __future__ import annotations

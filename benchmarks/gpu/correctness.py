@@ -1,8 +1,8 @@
 """Compares our kernels with the token loop in fp64: outputs, states and every gradient, in three precisions.
 
-A kernel may err twice as much as the token loop with inputs and outputs of that precision, plus a few roundings, in
-the root mean square. This is the tests' budget, read from `tests/tolerances.py`. An fp32 result of half-precision
-inputs has one more rounding, to bf16, if the matrix unit made it: its operands are bf16, and the token loop has none.
+A kernel's root mean square error may be twice that of the token loop in that precision, plus a few roundings. This is
+the tests' budget, read from `tests/tolerances.py`. An fp32 result of half-precision inputs has one more rounding, to
+bf16, if the matrix unit made it. Its operands are bf16; the token loop has none.
 """
 
 from __future__ import annotations

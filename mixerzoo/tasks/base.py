@@ -1,7 +1,7 @@
 """A task is data + head + metric; with a backbone, a training recipe and a seed it makes one run.
 
-Nothing here or in `train.py` knows any task or mixer by name: a new task is one class and one line in `TASKS`
-(for a third party an entry point in the group `mixerzoo.tasks`).
+Nothing here or in `train.py` knows any task or mixer by name. A new task is one class and one line in `TASKS`; a third
+party's is an entry point in the group `mixerzoo.tasks`.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ PROCESS = Path("/proc/self")
 class Meter:
     """Counts from its construction on. A loaded state adds the cost before an interruption.
 
-    energy_joules: of the GPU that torch uses (NVML), or of the whole processor (RAPL), whatever else ran on it at the
-    time; None where neither can be read. peak_memory_bytes: tensors on the GPU, or the process's resident memory.
+    energy_joules: of the GPU that torch uses (NVML), or of the whole processor (RAPL) with everything else on it; None
+    if neither can be read. peak_memory_bytes: tensors on the GPU, or the process's resident memory.
     """
 
     def __init__(self) -> None:

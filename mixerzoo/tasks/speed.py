@@ -1,6 +1,6 @@
 """Speed is a task of the grid without learning: tokens a second and memory against the length of the sequence.
 
-Every run times its own model, with its width, depth and mixer as configured, in fp32 on a CPU and in the run's
+Every run times its own model, of the configured width, depth and mixer. It runs in fp32 on a CPU and in the run's
 precision on a GPU. Times mean something only on an otherwise idle machine, so these runs go one at a time.
 """
 

@@ -49,8 +49,8 @@ def fit(
     The batches depend on `seed` alone. A loss or gradient that is not finite ends the run with a diverged point:
     that is a result, not an error. Several processes share each batch by rows.
 
-    checkpoint: saves the training now and then, after a point. If one exists, the training resumes: it yields the saved
-    points again, then weights and further points are bit for bit those of an uninterrupted run. The batches already
+    checkpoint: saves the training now and then, after a point. If one exists, the training resumes and yields the saved
+    points again. Weights and further points are then bit for bit those of an uninterrupted run. The batches already
     used are drawn again and skipped.
     """
     AcceleratorState._reset_state()  # a process that trains several models may change the precision between them
