@@ -1,4 +1,4 @@
-"""Writes docs/zoo.md from the mixers' specs, signatures and docstrings, and what was measured from committed files.
+"""Writes docs/zoo.md from the mixers' specs, and the generated parts of the other pages from docstrings and results.
 
 python docs/generate.py            write the pages
 python docs/generate.py --check    exit with 1 if a page is stale
@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from architecture import modules
 from language_model_tables import language_models
 from learning_tables import learning
 from performance import performance
@@ -24,6 +25,7 @@ from mixerzoo.mixers.parts.contract import Mixer
 
 ROOT = Path(__file__).parents[1]
 ZOO, PERFORMANCE, README = ROOT / "docs" / "zoo.md", ROOT / "docs" / "performance.md", ROOT / "README.md"
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
 VISION = ROOT / "docs" / "vision.md"
 LANGUAGE_MODELS = ROOT / "docs" / "language_models.md"
 DIAGNOSTICS = ROOT / "docs" / "diagnostics.md"
@@ -46,7 +48,7 @@ T tokens, D width, H heads, K key dim, V value dim, e expand, "params" weights o
 
 def zoo() -> str:
     """Returns the page of mixers: an overview and one section each."""
-    mixers = {name: mixer for name in list_mixers() if (mixer := _build(name)) is not None}
+    mixers = _mixers()
     header = ("mixer", "parameters", "state", "GFLOP forward", "paper")
     rows = [
         (
@@ -60,6 +62,10 @@ def zoo() -> str:
     ]
     sections = [_section(name, mixer) for name, mixer in mixers.items()]
     return "\n".join([INTRODUCTION, _table(header, rows), *sections])
+
+
+def _mixers() -> dict[str, Mixer]:
+    return {name: mixer for name in list_mixers() if (mixer := _build(name)) is not None}
 
 
 def _build(name: str) -> Mixer | None:
@@ -124,12 +130,29 @@ def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def filled(page: Path, blocks: Mapping[str, str]) -> str:
-    """Returns a page in which the text between `<!-- name ... -->` and `<!-- /name -->` is replaced."""
+    """Returns a page in which the text between `<!-- name ... -->` and `<!-- /name -->` is replaced.
+
+    Raises ValueError if the page has no place for a block.
+    """
     text = page.read_text(encoding="utf-8")
     for name, block in blocks.items():
-        pattern = rf"(<!-- {name}\b[^>]*-->\n).*?(<!-- /{name} -->)"
-        text = re.sub(pattern, lambda match, block=block: f"{match[1]}{block}{match[2]}", text, flags=re.DOTALL)
+        place = re.compile(rf"(<!-- {name}\b[^>]*-->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        if not place.search(text):
+            raise ValueError(
+                f"{page.name} has no place for {name!r}; remedy: two lines, <!-- {name} --> and <!-- /{name} -->"
+            )
+        text = place.sub(lambda match, block=block: f"{match[1]}{block}{match[2]}", text)
     return text
+
+
+def _recurrences() -> str:
+    """Returns a table of all mixers, by family: the recurrence, which is the spec's first equation, and the paper."""
+    mixers = sorted(_mixers().items(), key=lambda item: (getattr(item[1].spec, "family", ""), item[0]))
+    rows = [
+        (f"[`{name}`](docs/zoo.md#{name})", f"`{mixer.spec.equation.split(',  ')[0]}`", _paper(mixer))
+        for name, mixer in mixers
+    ]
+    return _table(("mixer", "recurrence", "paper"), rows)
 
 
 def _ablation() -> str:
@@ -178,7 +201,8 @@ def main(arguments: list[str]) -> int:
     pages = {
         ZOO: zoo(),
         PERFORMANCE: performance(_table),
-        README: filled(README, {"ablation": _ablation(), "speed": _speed()}),
+        ARCHITECTURE: filled(ARCHITECTURE, modules()),
+        README: filled(README, {"mixers": _recurrences(), "ablation": _ablation(), "speed": _speed()}),
         VISION: filled(VISION, {"digits": digits(_table), "vision": cost(_table)}),
         LANGUAGE_MODELS: filled(LANGUAGE_MODELS, language_models(_table)),
         DIAGNOSTICS: filled(DIAGNOSTICS, learning(_table)),

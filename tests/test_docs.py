@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -22,6 +23,26 @@ def test_generated_pages_are_fresh():
     command = [sys.executable, str(ROOT / "docs" / "generate.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_map_has_every_module_with_its_first_line():
+    """A module without a docstring, such as an empty `__init__.py`, is left out."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for path in (ROOT / "mixerzoo").glob("*/**/*.py"):
+        said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+        entry = f"(../{name_of(path)}): {(said or '').partition(chr(10))[0]}\n"
+        assert (entry in page) == (said is not None), f"{name_of(path)}; remedy: python docs/generate.py"
+
+
+def test_a_page_without_a_place_for_a_block_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    from generate import filled
+
+    page = tmp_path / "page.md"
+    page.write_text("a\n<!-- x: by hand -->\nold\n<!-- /x -->\nb\n", encoding="utf-8")
+    assert filled(page, {"x": "new\n"}) == "a\n<!-- x: by hand -->\nnew\n<!-- /x -->\nb\n"
+    with pytest.raises(ValueError, match="has no place for 'y'; remedy: two lines, <!-- y --> and <!-- /y -->"):
+        filled(page, {"x": "new\n", "y": "more\n"})
 
 
 @pytest.mark.parametrize("document", WITH_CODE, ids=name_of)

@@ -83,6 +83,15 @@ def test_docstrings_read_at_once(path: Path) -> None:
     assert not faults, "\n" + "\n".join(faults)
 
 
+@pytest.mark.parametrize("path", [path for path in FILES if relative(path.parent) in DONE], ids=relative)
+def test_a_module_opens_with_a_whole_sentence_on_one_line(path: Path) -> None:
+    """docs/architecture.md shows this line."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    text = ast.get_docstring(tree)
+    assert text is not None or path.name == "__init__.py", "a module says in its docstring what it is for"
+    assert text is None or re.search(r"[.?!:]$", text.splitlines()[0]), text.splitlines()[0]
+
+
 def test_every_rule_can_fail() -> None:
     """A sentence that breaks one rule breaks that one alone, and formulas break none."""
     assert broken("Whether a run is finished.") == ["it opens with 'Whether': begin with a subject and a verb"]
