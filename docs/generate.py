@@ -1,4 +1,4 @@
-"""Writes docs/zoo.md from the mixers' specs, signatures and docstrings, and what was measured from committed files.
+"""Writes docs/zoo.md from the mixers' specs, and the generated parts of the other pages from docstrings and results.
 
 python docs/generate.py            write the pages
 python docs/generate.py --check    exit with 1 if a page is stale
@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from architecture import modules
 from language_model_tables import language_models
 from learning_tables import learning
 from performance import performance
@@ -24,6 +25,7 @@ from mixerzoo.mixers.parts.contract import Mixer
 
 ROOT = Path(__file__).parents[1]
 ZOO, PERFORMANCE, README = ROOT / "docs" / "zoo.md", ROOT / "docs" / "performance.md", ROOT / "README.md"
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
 VISION = ROOT / "docs" / "vision.md"
 LANGUAGE_MODELS = ROOT / "docs" / "language_models.md"
 DIAGNOSTICS = ROOT / "docs" / "diagnostics.md"
@@ -45,8 +47,8 @@ T tokens, D width, H heads, K key dim, V value dim, e expand, "params" weights o
 
 
 def zoo() -> str:
-    """The page of mixers: an overview and one section each."""
-    mixers = {name: mixer for name in list_mixers() if (mixer := _build(name)) is not None}
+    """Returns the page of mixers: an overview and one section each."""
+    mixers = _mixers()
     header = ("mixer", "parameters", "state", "GFLOP forward", "paper")
     rows = [
         (
@@ -62,8 +64,15 @@ def zoo() -> str:
     return "\n".join([INTRODUCTION, _table(header, rows), *sections])
 
 
+def _mixers() -> dict[str, Mixer]:
+    return {name: mixer for name in list_mixers() if (mixer := _build(name)) is not None}
+
+
 def _build(name: str) -> Mixer | None:
-    """The mixer with its defaults, without memory for its weights; None for a third party's, which documents itself."""
+    """Builds the mixer with its defaults, without memory for its weights.
+
+    Returns None for a third party's mixer, which documents itself.
+    """
     with torch.device("meta"):
         mixer = build_mixer(name, dim=DIM)
     return mixer if type(mixer).__module__.startswith("mixerzoo.") else None
@@ -88,7 +97,7 @@ def _keywords(cls: type) -> list[inspect.Parameter]:
 
 
 def _meanings(cls: type) -> dict[str, str]:
-    """What the docstring's `Args:`, a line `name: meaning` or `name, name: meaning` each, says of every keyword."""
+    """Returns every keyword's meaning, from lines `name: meaning` or `name, name: meaning` of the docstring's Args."""
     meanings: dict[str, str] = {}
     _, _, arguments = inspect.cleandoc(cls.__doc__ or "").partition("Args:\n")
     for entry in re.split(r"\n    (?! )", "\n" + arguments.partition("\n\n")[0])[1:]:
@@ -121,16 +130,33 @@ def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def filled(page: Path, blocks: Mapping[str, str]) -> str:
-    """A page with what stands between `<!-- name ... -->` and `<!-- /name -->` written anew."""
+    """Returns a page in which the text between `<!-- name ... -->` and `<!-- /name -->` is replaced.
+
+    Raises ValueError if the page has no place for a block.
+    """
     text = page.read_text(encoding="utf-8")
     for name, block in blocks.items():
-        pattern = rf"(<!-- {name}\b[^>]*-->\n).*?(<!-- /{name} -->)"
-        text = re.sub(pattern, lambda match, block=block: f"{match[1]}{block}{match[2]}", text, flags=re.DOTALL)
+        place = re.compile(rf"(<!-- {name}\b[^>]*-->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        if not place.search(text):
+            raise ValueError(
+                f"{page.name} has no place for {name!r}; remedy: two lines, <!-- {name} --> and <!-- /{name} -->"
+            )
+        text = place.sub(lambda match, block=block: f"{match[1]}{block}{match[2]}", text)
     return text
 
 
+def _recurrences() -> str:
+    """Returns a table of all mixers, by family: the recurrence, which is the spec's first equation, and the paper."""
+    mixers = sorted(_mixers().items(), key=lambda item: (getattr(item[1].spec, "family", ""), item[0]))
+    rows = [
+        (f"[`{name}`](docs/zoo.md#{name})", f"`{mixer.spec.equation.split(',  ')[0]}`", _paper(mixer))
+        for name, mixer in mixers
+    ]
+    return _table(("mixer", "recurrence", "paper"), rows)
+
+
 def _ablation() -> str:
-    """Every task's table and warnings of the committed run, without some columns, and three of its figures."""
+    """Returns the committed run's tables and warnings, without some columns, and three of its figures."""
     folder = ABLATION.parent.relative_to(ROOT).as_posix()
     _, *sections = ABLATION.read_text(encoding="utf-8").split("\n## ")
     tasks = [section for section in sections if "| configuration |" in section]
@@ -141,7 +167,7 @@ def _ablation() -> str:
 
 
 def _narrow(lines: Sequence[str]) -> list[str]:
-    """The lines of a table without the columns that are left out; what isn't a table as it is."""
+    """Removes the columns that are left out from the lines of a table; other lines stay unchanged."""
     rows = [
         [cell.strip() for cell in line.strip("| ").split(" | ")] if line.startswith("|") else None for line in lines
     ]
@@ -154,7 +180,7 @@ def _narrow(lines: Sequence[str]) -> list[str]:
 
 
 def _speed() -> str:
-    """What the committed benchmark measured of each claim, in one run and side by side."""
+    """Returns the committed benchmark's measurement of each claim, in one run and side by side."""
     record = json.loads(SPEED.read_text(encoding="utf-8"))
     machine = record["provenance"]
     rows = [
@@ -175,7 +201,8 @@ def main(arguments: list[str]) -> int:
     pages = {
         ZOO: zoo(),
         PERFORMANCE: performance(_table),
-        README: filled(README, {"ablation": _ablation(), "speed": _speed()}),
+        ARCHITECTURE: filled(ARCHITECTURE, modules()),
+        README: filled(README, {"mixers": _recurrences(), "ablation": _ablation(), "speed": _speed()}),
         VISION: filled(VISION, {"digits": digits(_table), "vision": cost(_table)}),
         LANGUAGE_MODELS: filled(LANGUAGE_MODELS, language_models(_table)),
         DIAGNOSTICS: filled(DIAGNOSTICS, learning(_table)),

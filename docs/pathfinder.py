@@ -1,4 +1,4 @@
-"""The picture docs/pathfinder.png: Pathfinder at 32, 64 and 128, upper rows label 1 (one snake), lower rows label 0.
+"""Draws docs/pathfinder.png: Pathfinder at 32, 64 and 128, upper rows label 1 (one snake), lower rows label 0.
 
 python docs/pathfinder.py
 """

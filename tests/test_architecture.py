@@ -30,7 +30,7 @@ def relative(path: Path) -> str:
 
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:
-    """(absolute name, whether it runs): every import in a file, also inside functions; type checkers' do not run."""
+    """Yields (absolute name, whether it runs) of a file's imports, also inside functions; type checkers' do not run."""
     package = list(path.relative_to(ROOT).parent.parts)
     tree = ast.parse(path.read_text())
     for_checkers = {
@@ -50,7 +50,7 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
 
 
 def floor(name: str) -> int | None:
-    """Height of a module of ours, None for other packages. The front door opens onto the mixers' floor."""
+    """Returns the height of a module of ours, None for other packages. The front door opens onto the mixers' floor."""
     top, _, rest = name.partition(".")
     folder = rest.split(".")[0]
     if top != "mixerzoo":
@@ -115,7 +115,7 @@ def fresh_process(code: str, **environment: str) -> None:
 
 
 def test_importing_is_light() -> None:
-    """Neither does building and running a mixer load what only other parts of the package need."""
+    """Building and running a mixer doesn't load what only other parts of the package need, either."""
     fresh_process(f"""
 import sys, torch
 before = set(sys.modules)
@@ -133,7 +133,7 @@ def test_importing_reads_no_environment() -> None:
 
 
 def limit(path: Path) -> int | None:
-    """Lines that a file may have: one screen, one idea."""
+    """Returns the lines that a file may have: one screen, one idea."""
     name = relative(path)
     if name.startswith("mixerzoo/kernels/"):
         return 120 if path.name == "op.py" else 300
@@ -168,7 +168,7 @@ def test_an_op_has_its_specification_and_its_cases(folder: Path) -> None:
 
 @pytest.mark.parametrize("path", [*MODULES, *(ROOT / "tests").rglob("*.py")], ids=relative)
 def test_no_error_is_swallowed(path: Path) -> None:
-    """No bare `except`, and no handler whose whole body is `pass`."""
+    """There is no bare `except`, and no handler whose whole body is `pass`."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ExceptHandler):
             assert node.type is not None, f"bare except in line {node.lineno}"
@@ -177,7 +177,7 @@ def test_no_error_is_swallowed(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tests" / "conformance").rglob("*.py")), ids=relative)
 def test_the_conformance_suite_skips_nothing(path: Path) -> None:
-    """What a mixer can't do, `zoo.each_mixer` reads from its spec; no test decides for itself."""
+    """`zoo.each_mixer` reads from a mixer's spec what it can't do; no test decides for itself."""
     forbidden = {"skip", "skipif", "xfail", "importorskip", "skipTest"}
     for node in ast.walk(ast.parse(path.read_text())):
         name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else None

@@ -1,4 +1,4 @@
-"""Laws of the command line: light to start, one line for a mistake, and stopping it loses nothing finished."""
+"""Laws of the command line say: it starts fast, a mistake prints one line, and stopping loses nothing finished."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ QUICK_VISION = [*VISION, "--set", "model.embed_dim=32", "--set", "model.depth=1"
 
 
 def mixerzoo(capsys, monkeypatch, *arguments: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a command run in this process."""
+    """Returns exit code, stdout and stderr of a command run in this process."""
     monkeypatch.setattr(sys, "argv", ["mixerzoo", *arguments])
     with pytest.raises(SystemExit) as exit:
         main()
@@ -35,7 +35,7 @@ def mixerzoo(capsys, monkeypatch, *arguments: str) -> tuple[int, str, str]:
 
 
 def start(*arguments: str) -> subprocess.Popen:
-    """In a process that can be interrupted, whatever the tests were started from."""
+    """Starts a command in a process that can be interrupted, whatever the tests were started from."""
     command = [sys.executable, "-c", "from mixerzoo.cli import main; main()", *arguments]
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
@@ -252,7 +252,7 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
-    """A folder with scripts of the shape of timm's: they look a model up by its name, and import what lies beside."""
+    """Makes a folder with scripts like timm's: they look a model up by its name, and import what lies beside."""
     for name in ("train.py", "validate.py"):
         (tmp_path / name).write_text(SCRIPT)
     (tmp_path / "beside.py").write_text("name = 'beside'")
@@ -275,7 +275,7 @@ def test_timms_scripts_find_the_zoos_models(capsys, monkeypatch, checkout, comma
 
 
 def test_a_scripts_exit_code_is_the_commands_also_as_a_module(checkout):
-    """`python -m mixerzoo.cli` is what torchrun's -m runs in every process."""
+    """torchrun's -m runs `python -m mixerzoo.cli` in every process."""
     command = [
         sys.executable,
         "-m",

@@ -1,4 +1,4 @@
-"""Processes that make data: their results come in order, and none outlives the one that asked."""
+"""Processes that make data give their results in order, and none outlives its parent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The encoder: poolings, positions and towers do what they say, for every mixer, and padding changes nothing."""
+"""The encoder's poolings, positions and towers do what they say, for every mixer, and padding changes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names: the catalog, registration, and third-party mixers that are installed beside the package."""
+"""Names come from the catalog, from registration, and from third-party mixers installed beside the package."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class MovingAverage(LinearMixer):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory in which a distribution with one mixer is installed, as an installer leaves it."""
+    """Makes a directory in which a distribution with one mixer is installed, as an installer leaves it."""
     site = tmp_path_factory.mktemp("site")
     (site / "moving_average.py").write_text(PLUGIN)
     info = site / "moving_average-1.0.dist-info"
@@ -77,7 +77,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(site: Path, *arguments: str) -> str:
-    """Standard output of a fresh Python process that sees the installed distribution."""
+    """Returns the standard output of a fresh Python process that sees the installed distribution."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(site), str(ROOT)])}
     done = subprocess.run(
         [sys.executable, *arguments], env=environment, cwd=ROOT, capture_output=True, text=True, check=False

@@ -1,4 +1,4 @@
-"""Triton's HGRN2 and gated linear attention beyond the laws of every op: schedules, launches, custom ops, decoding."""
+"""Triton's HGRN2 and gated linear attention have laws beyond every op's: schedules, launches, custom ops, decoding."""
 
 from __future__ import annotations
 
@@ -41,7 +41,10 @@ def test_segments_change_nothing(monkeypatch: pytest.MonkeyPatch, direction: str
 
 @pytest.fixture
 def as_on_the_matrix_unit(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Schedules of bf16 in any dtype. Yields how many blocks were left to the decay tree, in a list of one number."""
+    """Uses schedules of bf16 in any dtype.
+
+    Yields how many blocks were left to the decay tree, in a list of one number.
+    """
     given, tree, blocks = schedule._schedule, triton_backward.tree_backward, [0]
 
     def count(*arguments: Any) -> None:
@@ -91,7 +94,7 @@ def test_blocks_are_differentiated_in_one_piece(op: str, case: str, as_on_the_ma
     ids=str,
 )
 def test_what_is_left_to_the_decay_tree(arguments: Any, blocks: int, as_on_the_matrix_unit: list[int]) -> None:
-    """Blocks whose gates sum to less than -SPAN, 32 in fp64, or with a gate below 2^-12."""
+    """The tree gets blocks whose gates sum to less than -SPAN, 32 in fp64, or with a gate below 2^-12."""
     inputs = cases.make_inputs(**SMALL | {"T": 64} | arguments)
     outputs_and_gradients("hgrn2", on_triton(inputs))
     assert as_on_the_matrix_unit == [blocks]
@@ -99,7 +102,7 @@ def test_what_is_left_to_the_decay_tree(arguments: Any, blocks: int, as_on_the_m
 
 @pytest.mark.parametrize(("T", "H", "launches"), [(196, 1, (1, 2)), (4096, 96, (1, 2)), (4096, 1, (2, 2))])
 def test_launches(T: int, H: int, launches: tuple[int, int]) -> None:
-    """Forward one where a row is short or heads are many, else two; backward two, and one sum of dgamma's parts."""
+    """Forward has one if a row is short or heads are many, else two; backward has two, and a sum of dgamma's parts."""
     from mixerzoo.kernels.gated_linear_attention.triton_op import _outputs
     from mixerzoo.kernels.gated_linear_attention.triton_plan import plan_call
 
@@ -245,7 +248,7 @@ def test_decoding_in_place_is_one_launch_without_a_copy() -> None:
 
 @pytest.mark.parametrize(("direction", "best"), [("causal", 1), ("both", 5)])
 def test_tuning_changes_nothing_but_time(monkeypatch: pytest.MonkeyPatch, direction: str, best: int) -> None:
-    """Whichever candidate is the fastest; a shape is measured once."""
+    """Any candidate may be the fastest; a shape is measured once."""
     measured: list[schedule.Schedule] = []
 
     def seconds(call: Any, run: Any) -> float:

@@ -1,4 +1,4 @@
-"""The command line: reads arguments, calls the package, prints. Imports of weight happen inside the commands."""
+"""The command line reads arguments, calls the package and prints. Heavy imports happen inside the commands."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ app.add_typer(data_app, name="data")
 
 @app.command("list")
 def list_command() -> None:
-    """Name every mixer, task and study."""
+    """List every mixer, task and study."""
     from mixerzoo import list_mixers, mixer_info
     from mixerzoo.ablation.question.studies import list_studies
     from mixerzoo.tasks import list_tasks
@@ -86,9 +86,7 @@ def train(
     download: Annotated[bool, typer.Option("--download", help="vision: fetch cifar10 or fashion_mnist.")] = False,
     recipe: Annotated[str | None, typer.Option(help="vision, lm, lra/*: a recipe's name, or a .toml file.")] = None,
     lra_dir: Annotated[Path | None, typer.Option(help="lra/*: the folder of Long Range Arena's archive.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="vision, lm: the run's own folder; a run in it is gone on with.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="vision, lm: the run's own folder; a run in it is resumed.")] = None,
     seed: Annotated[int | None, typer.Option(help="Decides weights and batches.", show_default="0")] = None,
     text: Text = None,
     settings: Settings = [],  # noqa: B006 (typer's way to say: none given)
@@ -98,8 +96,8 @@ def train(
 ) -> None:
     """Train one mixer on one task, one timm model on images, or one language model on text, on all cores.
 
-    With --mixer, lm is the grids' small task: minutes, next bytes. Without it, lm is a training of a transformers model
-    from --recipe or --model on any text, on one process or, by torchrun or accelerate launch, on many.
+    With --mixer, lm is the grids' small task: minutes, next bytes. Without it, lm trains a transformers model from
+    --recipe or --model on any text: on one process or, with torchrun or accelerate launch, on many.
     """
     shared = {"model": model, "data": data, "recipe": recipe, "settings": settings, "seed": seed}
     if task == "vision":
@@ -149,7 +147,7 @@ def train(
 
 @app.command("timm-train", context_settings=PASS_ON)
 def timm_train(arguments: Script = []) -> None:  # noqa: B006 (typer's way to say: none given)
-    """Run timm's train.py, ./train.py unless its path comes first, with the zoo's models registered."""
+    """Run timm's train.py with the zoo's models registered. It is ./train.py, unless its path is the first argument."""
     from .vision import run_timm_script
 
     run_timm_script("train.py", arguments)
@@ -157,7 +155,7 @@ def timm_train(arguments: Script = []) -> None:  # noqa: B006 (typer's way to sa
 
 @app.command("timm-validate", context_settings=PASS_ON)
 def timm_validate(arguments: Script = []) -> None:  # noqa: B006 (typer's way to say: none given)
-    """Run timm's validate.py, ./validate.py unless its path comes first, with the zoo's models registered."""
+    """Run timm's validate.py with the zoo's models registered. It is ./validate.py, unless its path comes first."""
     from .vision import run_timm_script
 
     run_timm_script("validate.py", arguments)
@@ -216,7 +214,7 @@ def evaluate_lm(
     batch_size: Annotated[int, typer.Option(min=1, help="Questions at a time.")] = 8,
     out: Annotated[Path | None, typer.Option(help="Where results go; MODEL/evaluation, or ./evaluation.")] = None,
 ) -> None:
-    """Perplexity and bits per byte of a text, by context and length, with a plot; lm-evaluation-harness tasks."""
+    """Report a text's perplexity and bits per byte, by context and length, with a plot; lm-evaluation-harness tasks."""
     from .lm import evaluate_model
 
     text = {"context": context, "stride": stride, "lengths": lengths, "max_tokens": max_tokens}
@@ -230,7 +228,10 @@ def kernels(
     op: Annotated[str | None, typer.Option(help="Only this op's kernels.")] = None,
     workers: Workers = None,
 ) -> None:
-    """Compile every kernel for GPUs that needn't be here; count the bytes that ops move. Fails if one doesn't fit."""
+    """Compile every kernel for GPUs that needn't be here, and count the bytes that ops move.
+
+    Fails if a kernel doesn't fit.
+    """
     from mixerzoo.kernels.check_compile import TARGETS
     from mixerzoo.kernels.check_table import bytes_table, compile_all, compiled_table, count_all
     from mixerzoo.tasks.cores import usable_cores
@@ -251,7 +252,7 @@ def kernels(
 
 
 def main() -> None:
-    """The entry point: one line on stderr for a mistake of the user's, exit code 2; 130 after Ctrl-C."""
+    """Runs the command line. A user's mistake prints one line on stderr and exits with 2; Ctrl-C exits with 130."""
     usage_error: Any = typer.BadParameter.__base__  # click's UsageError, wherever this version of typer keeps it
     try:
         sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))

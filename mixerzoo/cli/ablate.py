@@ -1,4 +1,4 @@
-"""`mixerzoo ablate`: a question from a file, a study or options, its price, its runs and its report."""
+"""`mixerzoo ablate` takes a question from a file, a study or options; it prints its cost, runs it and reports."""
 
 from __future__ import annotations
 
@@ -119,9 +119,9 @@ def ablate(
 def _merged(
     question: str | None, asked: Mapping[str, Any], given: Mapping[str, Any], tables: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """A question file under what the command line says, over the defaults.
+    """Returns the question: the command line overrides the file, the file overrides the defaults.
 
-    Mixers that the command line leaves out take along what the file sets for them alone.
+    If the command line leaves out mixers of the file, it also leaves out the settings for these mixers alone.
     """
     from mixerzoo import list_mixers
     from mixerzoo.ablation.question.settings import Axis
@@ -141,7 +141,7 @@ def _merged(
 
 
 def _asked_before(directory: Path) -> dict[str, Any]:
-    """The question that a directory was made for."""
+    """Returns the question that a directory was made for."""
     from mixerzoo.tasks.files import read_json
 
     values = read_json(directory / "grid.json")

@@ -1,4 +1,4 @@
-"""What training on a grid's tasks shares, one run or many: the plan, the engine, the report."""
+"""`mixerzoo train` and `ablate` share these steps, for one run or many: the plan, the engine, the report."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Asked:
-    """How runs are to be carried out, as the command line says it."""
+    """Holds the command line's options on how to carry out runs."""
 
     engine: str = "local"
     workers: int | None = None
@@ -31,7 +31,10 @@ class Asked:
     track: tuple[str, ...] = ()
 
     def build(self, planned: Plan) -> Engine:
-        """Raises ValueError for an unknown engine or tracker, and for what an engine doesn't take."""
+        """Builds the engine.
+
+        Raises ValueError for an unknown engine or tracker, and for an option of another engine.
+        """
         from mixerzoo.ablation.running.engines.local import LocalEngine
         from mixerzoo.ablation.running.execute import Options
         from mixerzoo.ablation.running.trackers import check_trackers
@@ -64,7 +67,10 @@ class Asked:
 
 
 def make_plan(values: Mapping[str, Any]) -> Plan:
-    """A grid's runs, checked and resolved down to their data; what was made equal is said."""
+    """Returns a grid's runs, checked and resolved down to their data.
+
+    Prints what was made equal, and what was left out.
+    """
     from mixerzoo.ablation.question.grid import Grid
     from mixerzoo.ablation.question.plan import describe_matching, plan
 
@@ -75,7 +81,7 @@ def make_plan(values: Mapping[str, Any]) -> Plan:
 
 
 def show_costs(planned: Plan, workers: int | None, threads: int) -> None:
-    """A dry run: every run with what it will cost."""
+    """Prints a dry run: every run with its expected cost."""
     import torch
 
     from mixerzoo.ablation.question.dry_run import cost_table, summary
@@ -89,7 +95,7 @@ def show_costs(planned: Plan, workers: int | None, threads: int) -> None:
 
 
 def carry_out(planned: Plan, directory: Path, engine: Engine, *, plots: bool) -> None:
-    """Do what is missing of a plan, write its report and print it; exit code 1 if something is still missing."""
+    """Carries out a plan's missing runs, writes its report and prints it. Exits with 1 if a run is still missing."""
     from mixerzoo.ablation.question.plan import describe
     from mixerzoo.ablation.reading.report import print_tables, read_report, write_report
     from mixerzoo.ablation.running.carry_out import carry_out, expected, finished
@@ -124,15 +130,15 @@ def carry_out(planned: Plan, directory: Path, engine: Engine, *, plots: bool) ->
 
 
 def written(directory: Path, plots: bool) -> str:
-    """Where a report's files are."""
+    """Returns a line that names a report's files."""
     return f"written: {directory}/report.html, results.md, results.tex, *.csv{', figures' * plots}"
 
 
 def with_text(settings: list[str], text: Path | None) -> list[str]:
-    """`--text` is short for a setting of the lm task."""
+    """Returns the settings and, before them, `--text` as a setting of the lm task."""
     return settings if text is None else [f"lm:task.path={str(text)!r}", *settings]
 
 
 def parse_seeds(text: str) -> list[int]:
-    """`3` is the seeds 0, 1, 2; `3,` or `3,7` are just those."""
+    """Reads `3` as the seeds 0, 1, 2, and `3,` or `3,7` as just those."""
     return [number(seed, "seed") for seed in split(text)] if "," in text else list(range(number(text, "seed count")))

@@ -1,4 +1,4 @@
-"""The map of the zoo: every mixer's name and where it lives. A new mixer is one file in mixers/ and one line here."""
+"""The catalog maps every mixer's name to its class. A new mixer is one file in mixers/ and one line here."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ register_mixer = MIXERS.register
 
 
 def build_mixer(mixer: MixerConfig, **config: Any) -> Mixer:
-    """A token mixer by name, `build_mixer("hgrn2", expand=128)`, or by configuration, `build_mixer({"name": "gla"})`.
+    """Builds a mixer by name, `build_mixer("hgrn2", expand=128)`, or by configuration, `build_mixer({"name": "gla"})`.
 
     Keywords are the mixer's constructor arguments and win over the mapping's; `dim` is 1024 by default.
-    Raises ValueError for an unknown name or keyword, with the nearest and all known ones.
+    Raises ValueError for an unknown name or keyword; the error lists the nearest names and all known ones.
     """
     config = {**config_of(mixer), **config}
     if "name" not in config:
@@ -49,7 +49,7 @@ def build_mixer(mixer: MixerConfig, **config: Any) -> Mixer:
 
 
 def list_mixers() -> list[str]:
-    """Names that `build_mixer` takes, third-party plug-ins included."""
+    """Returns the names that `build_mixer` takes, third-party plug-ins included."""
     return MIXERS.names()
 
 
@@ -65,5 +65,8 @@ def looking_both_ways(name: str) -> dict[str, bool]:
 
 
 def mixer_info(name: str) -> MixerSpec:
-    """Paper, equation, ops, state size, FLOPs and capabilities of a mixer. Raises ValueError for an unknown name."""
+    """Returns a mixer's paper, equation, ops, state size, FLOPs and capabilities.
+
+    Raises ValueError for an unknown name.
+    """
     return MIXERS.get(name).spec

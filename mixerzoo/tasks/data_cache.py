@@ -1,6 +1,7 @@
-"""Data sets on disk, memory-mapped: read or generated once, then shared by every process and run.
+"""The cache holds data sets on disk, memory-mapped.
 
-They stand below MIXERZOO_CACHE, by default `mixerzoo` in the user's cache folder, and may be deleted at any time.
+Each is read or generated once, then shared by all processes and runs. They stand below MIXERZOO_CACHE, by default
+`mixerzoo` in the user's cache folder, and may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ ENVIRONMENT_VARIABLE = "MIXERZOO_CACHE"
 
 
 def cached(name: str, key: object, build: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The arrays that `build` makes, read-only. `key`'s text must say everything that they depend on.
+    """Returns the arrays that `build` makes, read-only. `key`'s text must name everything that they depend on.
 
-    Processes that build the same at the same time do so each for itself, and the first to be done is kept.
+    If several processes build the same arrays at once, each builds its own. The first to finish is saved.
     """
     digest = hashlib.sha256(str(key).encode()).hexdigest()[:16]
     folder = cache_folder() / f"{name}-{digest}"
@@ -45,7 +46,7 @@ def cached(name: str, key: object, build: Callable[[], Mapping[str, np.ndarray]]
 
 
 def stamps(files: Iterable[Path]) -> list[tuple[str, int, int]]:
-    """What tells a changed file from the same: its path, size and time."""
+    """Returns each file's path, size and time, which change when the file changes."""
     status = [(file.resolve(), file.stat()) for file in files]
     return [(str(file), stat.st_size, stat.st_mtime_ns) for file, stat in status]
 

@@ -1,4 +1,4 @@
-"""Laws of arms, filters and comparisons: what differs is never averaged, and what is compared is comparable."""
+"""Laws of arms, filters and comparisons say: different things are never averaged, and only comparable ones compared."""
 
 from __future__ import annotations
 

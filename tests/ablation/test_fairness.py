@@ -1,4 +1,4 @@
-"""Every unfairness is told in a sentence, and a fair comparison in none."""
+"""Every unfairness is reported in a sentence; a fair comparison has none."""
 
 from __future__ import annotations
 

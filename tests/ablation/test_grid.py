@@ -1,4 +1,4 @@
-"""Laws of grids: every combination once, a setting reaches what has it, a mistake is explained."""
+"""Laws of grids say: every combination comes once, a setting reaches what has it, a mistake is explained."""
 
 from __future__ import annotations
 

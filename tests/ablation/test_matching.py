@@ -1,4 +1,4 @@
-"""Laws of matching: models of one task measure the same, in what was asked and by what was asked."""
+"""Laws of matching say: models of one task have equal sizes, in the requested measure and amount."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_the_target_is_a_mixers_model_or_a_number():
 
 
 def test_flops_are_those_of_the_formulas():
-    """Of a language model: its stack's, and the head's 2 T D V."""
+    """A language model has its stack's FLOPs, and the head's 2 T D V."""
     for run in planned(match="none").runs:
         model = run.task.build_model(run.backbone)
         tokens, flops = run.task.cost(model)

@@ -1,4 +1,4 @@
-"""Laws of report.html: one file, no network, valid, complete; sorted and looked at in a real browser."""
+"""Laws of report.html say: one file, no network, valid, complete; a real browser sorts it and looks at it."""
 
 from __future__ import annotations
 

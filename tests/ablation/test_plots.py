@@ -1,4 +1,4 @@
-"""Laws of the figures: only what the runs support is drawn, and what is drawn is what the runs say."""
+"""Laws of the figures say: only what the runs support is drawn, and it is drawn as the runs have it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Laws of the Ray engine, on a cluster of several node processes: runs are placed, retried, and followed."""
+"""Laws of the Ray engine say: runs are placed, retried and followed. The cluster has several node processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def cluster(plugins, tmp_path, monkeypatch) -> Iterator[Cluster]:
-    """A head without room for runs, and two nodes with room for one each; what is installed here is installed there."""
+    """Starts a head without room for runs, and two nodes with room for one each, with the packages installed here."""
     root, before = str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([root, str(tmp_path / "site"), before]))
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})

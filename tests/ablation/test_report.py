@@ -1,4 +1,4 @@
-"""Laws of the report: every run is in it, the formats agree, and what was asked for and is not there is told."""
+"""Laws of the report say: every run is in it, the formats agree, and missing results are reported."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ QUESTION = {
 
 @pytest.fixture(scope="module")
 def studied(tmp_path_factory):
-    """A report without figures, of a whole study."""
+    """Returns a report without figures, of a whole study."""
     root = write(tmp_path_factory.mktemp("runs") / "study", study(), QUESTION)
     return write_report(Store(root), plots=False)
 

@@ -1,4 +1,4 @@
-"""Laws of the store: what is whole loads, what is torn doesn't, and a run is written by one process at a time."""
+"""Laws of the store say: whole rows load, torn ones don't, and one process at a time writes a run."""
 
 from __future__ import annotations
 

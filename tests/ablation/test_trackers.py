@@ -1,4 +1,4 @@
-"""Laws of trackers: they get a run's curve, point by point, under the run's name."""
+"""Laws of trackers say: they get a run's curve, point by point, under the run's name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Laws of a search: equal for every arm, chosen on validation, reported on the test, gone on with after a kill."""
+"""Laws of a search say: equal for every arm, chosen on validation, reported on the test, resumed after a kill."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def grid(**question):
 
 
 def row(run, valid: float | None, status: str = "done") -> Row:
-    """An invented result, whose test value contradicts its validation value."""
+    """Invents a result with a test value that contradicts its validation value."""
     result = {"status": status, "metric": METRIC, "valid": valid, "value": None if valid is None else 1 - valid}
     return Row(run.run_id, {**run.to_dict(), "data": run.task.fingerprint}, (), result)
 

@@ -1,4 +1,4 @@
-"""The laws of stacks: any pattern of mixers behaves as one mixer does, and what depth shares reaches every layer."""
+"""Laws of stacks say: any pattern of mixers behaves as one mixer does, and shared values reach every layer."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_random_lower_bounds_start_anywhere() -> None:
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 0.99])
 def test_a_saturated_gate_keeps_its_digits(gamma: float) -> None:
-    """For an open gate `1 - f` as a difference keeps no digit, and for a closed one `log(f)` of a rounded sum."""
+    """For an open gate, `1 - f` as a difference loses all digits; for a closed one, `log(f)` of a rounded sum does."""
     x = torch.linspace(-80, 80, 101, requires_grad=True)
     exact = bounded_gate(x.detach().double(), gamma)
     ratios = tuple(value.double() / expected for value, expected in zip(bounded_gate(x, gamma), exact, strict=True))

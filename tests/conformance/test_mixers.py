@@ -1,4 +1,4 @@
-"""The laws of the contract in mixers/parts/contract.py, for every mixer in the registry."""
+"""The contract in mixers/parts/contract.py has laws; every mixer in the registry obeys them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def by_steps(mixer: Mixer, x: Tensor, state):
 
 
 def gradients(y: Tensor, x: Tensor, mixer: Mixer) -> tuple[Tensor, ...]:
-    """Of a fixed random weighting of y, with respect to x and every parameter."""
+    """Returns gradients of a fixed random weighting of y, with respect to x and every parameter."""
     weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(y.dtype)
     return torch.autograd.grad((y * weights).sum(), [x, *mixer.parameters()])
 

@@ -1,4 +1,4 @@
-"""The laws of every op in mixerzoo/kernels: an op is tested because it has a folder with `op.py` and `cases.py`."""
+"""Every op in mixerzoo/kernels obeys these laws. A folder with `op.py` and `cases.py` is an op and is tested."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def function(op: str) -> Callable[..., Any]:
 
 
 def backends(op: str) -> list[str]:
-    """Those that can run here, beside the reference: Triton's in its interpreter."""
+    """Returns the backends that can run here, beside the reference: Triton's in its interpreter."""
     names = [backend.name for backend in folder(op, "op").BACKENDS if backend.name != "reference"]
     inputs = folder(op, "cases").make_inputs(T=1, dtype=torch.float32)
     return [name for name in names if can_run(op, inputs, name)]
@@ -102,7 +102,7 @@ def outputs(op: str, inputs: dict[str, Any]) -> tuple[Tensor, ...]:
 
 
 def outputs_and_gradients(op: str, inputs: dict[str, Any]) -> dict[str, Tensor]:
-    """What the op returns, and the gradient of every input through all of it."""
+    """Returns the op's results, and the gradient of every input through all of them."""
     leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in leaves_of(inputs).items()}
     results = outputs(op, with_state(inputs, leaves))
     generator = torch.Generator().manual_seed(1)
@@ -325,7 +325,7 @@ def test_strides_change_nothing(op: str) -> None:
 
 @pytest.mark.parametrize("backend", ["reference", *backends("hgrn2")])
 def test_an_almost_open_gate_still_writes(backend: str) -> None:
-    """At a logit of 30, 1 - f is 1e-13: taken as a difference, fp32 would write nothing."""
+    """At a logit of 30, 1 - f is 1e-13: fp32 would write nothing if it were taken as a difference."""
     inputs = folder("hgrn2", "cases").make_inputs(logits=(30.0,), gamma=0.0, initial_state=False, dtype=torch.float32)
     y, state = function("hgrn2")(**inputs, backend=backend)
     expected = function("hgrn2")(**converted(inputs, torch.float64), backend="reference")

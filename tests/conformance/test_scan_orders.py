@@ -1,4 +1,4 @@
-"""Scan orders: an image walked through in any way is what a loop over its lines makes of it."""
+"""A scan order walks through an image in the same way as a loop over its lines."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ each_frame = pytest.mark.parametrize(
 
 
 def sequences(order: str) -> list[list[list[int]]]:
-    """For every pass, the sequences of tokens that are scanned, written down from the names' meaning."""
+    """Returns every pass's scanned sequences of tokens, written down from the names' meaning."""
     rows = [[i * WIDTH + j for j in range(WIDTH)] for i in range(HEIGHT)]
     columns = [[i * WIDTH + j for i in range(HEIGHT)] for j in range(WIDTH)]
     return {
@@ -53,7 +53,7 @@ def scanned(mixer: Mixer, x: Tensor, order: str, height: int = HEIGHT, width: in
 
 
 def by_hand(mixer: Mixer, x: Tensor, lines: list[list[int]]) -> Tensor:
-    """One pass, a sequence at a time; a linear mixer's sequences are summed before its readout."""
+    """Runs one pass, a sequence at a time; a linear mixer's sequences are summed before its readout."""
     if not isinstance(mixer, LinearMixer):
         y = torch.zeros_like(x)
         for line in lines:

@@ -1,6 +1,6 @@
-"""Which mixer in which configuration a law is tried on: the registry, the specs, and further variants of ours.
+"""Each law is tried on mixers and configurations from here: the registry, the specs, and further variants of ours.
 
-Every mixer is tried as it fits itself to the width, a plug-in too. What a law leaves out, a spec says.
+Every mixer is tried as it fits itself to the width, a plug-in too. Only a spec can leave out a law.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ VARIANTS: dict[str, dict[str, Config]] = {
 
 
 def _configurations() -> dict[str, Config]:
-    """`gla-grouped-bidirectional` -> its configuration: each variant of each mixer in each direction it can go.
+    """Maps `gla-grouped-bidirectional` to its configuration: each variant of each mixer in each direction it can go.
 
     `plain` is what the mixer itself says fits the width; a mixer of one length gets that of the laws."""
     found: dict[str, Config] = {}
@@ -76,7 +76,7 @@ DIRECTION = {label: label.endswith("-bidirectional") for label in CONFIGURATIONS
 def each_mixer(
     *capabilities: str, needs: tuple[str, ...] = (), only: str = "", **settings: Any
 ) -> pytest.MarkDecorator:
-    """Run a test for every configuration whose spec has the capabilities and which goes the direction named among them.
+    """Runs a test for every configuration whose spec has the capabilities, in the direction named among them.
 
     `needs` leaves out mixers whose spec says that they cannot. `only` keeps variants with this word in their id,
     `settings` those that have these values. The specs alone decide what is left out: nothing in the conformance suite
@@ -100,13 +100,13 @@ def each_mixer(
 
 
 def _value(config: Config, key: str) -> Any:
-    """What a mixer is built with, its defaults included."""
+    """Returns what a mixer is built with, its defaults included."""
     with torch.device("meta"):
         return build_mixer(config).config.get(key)
 
 
 def build(config: Config, dtype: torch.dtype = torch.float64) -> Mixer:
-    """The mixer with every parameter moved off its start, so that no weight is one and no bias zero."""
+    """Builds the mixer and moves every parameter off its start, so that no weight is one and no bias zero."""
     mixer = build_mixer(config)
     with torch.no_grad():
         for parameter in mixer.parameters():
@@ -119,5 +119,5 @@ def tokens(B: int, T: int, dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 def length_for(config: Config, length: int) -> int:
-    """The length itself, or the only one that the mixer takes."""
+    """Returns the length itself, or the only one that the mixer takes."""
     return config.get("length", length)

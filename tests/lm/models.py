@@ -1,4 +1,4 @@
-"""Tiny transformers models of every mixer and of a hybrid of them all, in fp64, every parameter moved off its start."""
+"""Builds tiny transformers models of every mixer and of a hybrid, in fp64, every parameter moved off its start."""
 
 from __future__ import annotations
 
@@ -50,5 +50,5 @@ def cache_of(output: ModelOutput) -> Cache:
 
 
 def some_ids(rows: int, length: int) -> Tensor:
-    """Neither padding nor the end."""
+    """Draws ids that are neither padding nor the end."""
     return torch.randint(1, END, (rows, length))

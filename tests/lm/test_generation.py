@@ -1,4 +1,4 @@
-"""Laws of generation: however the cache is kept, reordered, cropped or split, the tokens are those of whole rows."""
+"""Laws of generation say: a cache may be saved, reordered, cropped or split, and the tokens are those of whole rows."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_batch_of_prompts_padded_on_the_left_is_generated_as_each_alone(mixer)
 @plain_layers
 @pytest.mark.parametrize("tokens", [1, 4])
 def test_an_assistant_changes_no_token(mixer, tokens):
-    """Whatever it proposes: a rejected proposal leaves no trace in any state, nor in the assistant's own."""
+    """A rejected proposal leaves no trace in any state, nor in the assistant's own."""
     model, ids = model_of(mixer), some_ids(1, 5)
     greedy = generate(model, ids, max_new_tokens=16, min_new_tokens=16)
     assistant = model_of(LAYERS["hgrn2-plain"])
@@ -117,7 +117,7 @@ def test_a_model_in_training_that_checkpoints_generates_the_same(mixer):
 
 
 def test_decoding_with_a_static_cache_is_compiled_once():
-    """Two prompts, one padded: neither a state nor its length is a reason to compile again."""
+    """Two prompts run, one padded: neither a state nor its length is a reason to compile again."""
     graphs = []
 
     def backend(graph, inputs):

@@ -1,5 +1,8 @@
-"""flash-linear-attention's HGRN2 layers on our op give what they gave. A layer written from its equations stands in for
-theirs, which needs a GPU: equal argument names, cache layout and weights."""
+"""flash-linear-attention's HGRN2 layers give the same on our op.
+
+Their layer needs a GPU. A layer written from its equations stands in for it: equal argument names, cache layout and
+weights.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ class Convolution(nn.Module):
 
 
 class HGRN2Attention(nn.Module):
-    """Their layer: names, cache and values, by its equations."""
+    """Imitates their layer: names, cache and values, by its equations."""
 
     def __init__(self, layer_idx: int, use_short_conv: bool = False) -> None:
         super().__init__()
@@ -114,7 +117,7 @@ def rms_norm_linear(x: Tensor, weight: Tensor, bias: None, linear_weight: Tensor
 
 @pytest.fixture(autouse=True)
 def peer(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """A package `fla` with one layer."""
+    """Makes a package `fla` with one layer."""
     home = ModuleType(HOME)
     parts = get_layer_cache, update_layer_cache, unpad_hidden_states, repad_hidden_states, rms_norm_linear
     for part in (*parts, HGRN2Attention):
@@ -126,7 +129,7 @@ def peer(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def pair(layer_idx: int, use_short_conv: bool) -> tuple[nn.Module, nn.Module]:
-    """A layer and its twin on our op."""
+    """Makes a layer and its twin on our op."""
     layer = HGRN2Attention(layer_idx, use_short_conv).double()
     twin = copy.deepcopy(layer)
     assert replace_hgrn2(twin) == 1
@@ -164,7 +167,7 @@ def test_a_layer_on_our_op_gives_what_it_gave(layer_idx: int, use_short_conv: bo
 @each_layer
 @each_convolution
 def test_a_cache_goes_on_with_either(layer_idx: int, use_short_conv: bool) -> None:
-    """Also across the two: their cache is ours."""
+    """It also continues across the two: their cache is ours."""
     x = torch.randn(B, T, DIM, dtype=torch.float64)
     layer, twin = pair(layer_idx, use_short_conv)
     results = []

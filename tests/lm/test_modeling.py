@@ -1,4 +1,4 @@
-"""Laws of the transformers models: caches, padding, packing, checkpoints and loss agree with the plain forward pass."""
+"""The transformers models have laws: caches, padding, packing, checkpoints and loss agree with the plain forward."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_cache_changes_nothing(mixer):
 
 @torch.no_grad()
 def test_a_cache_has_the_name_of_before_transformers_5_24_too(monkeypatch):
-    """Neither the models nor `generate` with them use a name that transformers warns of."""
+    """The models, and `generate` with them, use no name that transformers warns of."""
     monkeypatch.setattr(logging.Logger, "warning_once", lambda logger, message: pytest.fail(message))
     model, ids = model_of(HGRN2), some_ids(1, 6)
     with warnings.catch_warnings():
@@ -175,7 +175,7 @@ def test_gradient_checkpointing_changes_no_gradient(mixer, reentrant):
 
 
 def test_the_loss_is_that_of_transformers():
-    """Shifted, -100 left out, divided by num_items_in_batch, with and without logits."""
+    """It is shifted, leaves -100 out, and is divided by num_items_in_batch, with and without logits."""
     model, ids = model_of(HGRN2), some_ids(2, 7)
     labels = ids.clone()
     labels[:, :3] = -100

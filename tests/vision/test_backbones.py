@@ -1,4 +1,4 @@
-"""Every mixer as an image model: the contract beyond what timm's own tests ask (tests/vision/test_timm_suite.py)."""
+"""Every mixer as an image model meets a contract beyond what timm's own tests ask (tests/vision/test_timm_suite.py)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def images(shape: str = "tiny_patch16_224", batch: int = 2) -> Tensor:
     ],
 )
 def test_the_papers_models_have_the_published_size(name: str, millions: float) -> None:
-    """Published: HGRN1 6.1 and 23.7 M (6.11 and 23.72 by the authors' code), HGRN2 6.1 and 23.7 M."""
+    """The papers print HGRN1 6.1 and 23.7 M (6.11 and 23.72 by the authors' code), HGRN2 6.1 and 23.7 M."""
     model = timm.create_model(name, device="meta")
     assert round(sum(parameter.numel() for parameter in model.parameters()) / 1e6, 3) == millions
 
@@ -160,7 +160,7 @@ def test_the_class_token_is_in_the_middle_and_comes_out_first(mixer: str, order:
 
 @each_mixer
 def test_patch_dropout_keeps_the_order_of_tokens(mixer: str) -> None:
-    """A model in training, given all the dropped patches' places, is the model on the patches that stayed."""
+    """A model in training that drops patches equals the model on the remaining patches, given their places."""
     model = build(mixer, patch_drop_rate=0.5, scan_order="snake", img_size=64)
     x = torch.randn(2, 3, 64, 64)
     seen: list[Any] = []

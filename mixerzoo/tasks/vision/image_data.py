@@ -1,7 +1,7 @@
-"""Images and how they reach a model: splits, timm's augmentation, samplers that shard over processes.
+"""Images reach a model through splits, timm's augmentation, and samplers that shard over processes.
 
-Every source gives the splits it has. Where there is no validation part, one is cut from the training images; where
-there is no test part, as in ImageNet, the validation images are the test, and `ImageData.tested_on` says so.
+Every source gives the splits it has. A missing validation part is cut from the training images. If there is no test
+part, as in ImageNet, the validation images are the test, and `ImageData.tested_on` says so.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ FOLDERS = {"train": ("train", "training"), "validation": ("validation", "val", "
 
 
 class Images(Dataset):
-    """(image, label) pairs of `source` at `indices`, in PIL mode `mode`; a loader's transform makes tensors of them."""
+    """Gives (image, label) pairs of `source` at `indices`, in PIL mode `mode`.
+
+    A loader's transform makes them tensors.
+    """
 
     def __init__(self, source: Any, mode: str, indices: Sequence[int] | np.ndarray | None = None) -> None:
         self.source = source
@@ -48,7 +51,7 @@ class Images(Dataset):
 
 @dataclass(frozen=True)
 class ImageData:
-    """Three splits, and what a model must know of them. `tested_on` names the split that `test` is."""
+    """Holds three splits and the facts that a model needs. `tested_on` names the split that `test` is."""
 
     train: Images
     valid: Images
@@ -59,7 +62,7 @@ class ImageData:
 
 
 def load_data(config: DataConfig, in_chans: int | None = None) -> ImageData:
-    """The images that `config.name` stands for; `in_chans` (1 or 3) converts them to grey or colour.
+    """Loads the images that `config.name` stands for; `in_chans` (1 or 3) converts them to grey or colour.
 
     digits: scikit-learn's 1797 images of handwritten digits, 8x8, 16 greys (no download); a fixed fifth is the test.
     cifar10, fashion_mnist: torchvision's, in `config.dir` (default data), fetched only with `download`.
@@ -90,7 +93,7 @@ def load_data(config: DataConfig, in_chans: int | None = None) -> ImageData:
 
 
 def transforms(model: nn.Module, in_chans: int, img_size: Any, train: Training) -> tuple[Any, Any]:
-    """timm's transforms for training and for evaluation, at the size, mean and crop that the model's cfg asks for."""
+    """Returns timm's transforms for training and for evaluation, at the size, mean and crop of the model's cfg."""
     config = resolve_data_config({"crop_pct": train.crop_pct}, model=model)
     height, width = (img_size, img_size) if isinstance(img_size, int) else img_size or config["input_size"][-2:]
     grey = {"mean": (0.5,), "std": (0.5,)} if in_chans == 1 else {}
@@ -113,7 +116,9 @@ def transforms(model: nn.Module, in_chans: int, img_size: Any, train: Training) 
 
 
 def train_loader(images: Images, train: Training, *, seed: int, rank: int, processes: int) -> DataLoader:
-    """Shuffled batches of this process's share; `sampler.set_epoch` decides the order. The rest of a batch is left out.
+    """Loads shuffled batches of this process's share; `sampler.set_epoch` decides the order.
+
+    Incomplete batches are dropped.
 
     Raises ValueError if the batch can't be cut evenly, or is larger than the data.
     """
@@ -138,7 +143,7 @@ def train_loader(images: Images, train: Training, *, seed: int, rank: int, proce
 
 
 def test_loader(images: Images, train: Training, *, rank: int, processes: int) -> DataLoader:
-    """Every image once, over all processes together."""
+    """Loads every image once, over all processes together."""
     share = images if processes == 1 else Subset(images, range(rank, len(images), processes))
     return _loader(share, train, max(1, min(256, train.batch_size // processes)))
 
@@ -149,7 +154,7 @@ def _loader(images: Dataset, train: Training, batch_size: int, **options: Any) -
 
 
 def digit_arrays() -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """scikit-learn's digits, images uint8 [N,8,8] and labels [N]: a fixed fifth of every class is the test."""
+    """Returns scikit-learn's digits, images uint8 [N,8,8] and labels [N]: a fixed fifth of every class is the test."""
     try:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
@@ -164,7 +169,7 @@ def digit_arrays() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def digit_splits() -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The same for the grid: a tenth of the training images validates, and 1293, 144 and 360 are left."""
+    """Returns the digits for the grid. A tenth of the training images validates; the splits have 1293, 144 and 360."""
     arrays = digit_arrays()
     images, labels = arrays["train"]
     valid, train = np.split(np.random.default_rng(SPLIT_SEED).permutation(len(images)), [len(images) // 10 + 1])

@@ -1,7 +1,7 @@
-"""timm's own train.py and validate.py with the zoo's models.
+"""timm's own train.py and validate.py run here with the zoo's models.
 
-timm has no way to import a package of the user's before it looks a model up, and its wheel comes without the scripts;
-so the script of a checkout runs in this process, in which `mixerzoo.tasks.vision` has registered everything:
+timm can't import a user's package before it looks a model up, and its wheel comes without the scripts.
+So the script of a checkout runs in this process, where `mixerzoo.tasks.vision` has registered everything:
 
     mixerzoo timm-train pytorch-image-models/train.py imagenet --model zoo_hgrn2_tiny_patch16_224 --epochs 300
     torchrun --nproc-per-node 8 -m mixerzoo.cli timm-train pytorch-image-models/train.py imagenet --model ...
@@ -15,9 +15,10 @@ from pathlib import Path
 
 
 def find_script(name: str, arguments: list[str]) -> tuple[Path, list[str]]:
-    """The script and its arguments: the first argument if it is a .py file or a folder with `name` in it, else ./name.
+    """Returns the script and its arguments.
 
-    Raises ValueError if there is none.
+    The first argument is the script if it is a .py file, or its folder if `name` is in it; otherwise the script is
+    ./name. Raises ValueError if there is none.
     """
     first = Path(arguments[0]) if arguments else Path()
     if first.suffix == ".py":
@@ -35,7 +36,7 @@ def find_script(name: str, arguments: list[str]) -> tuple[Path, list[str]]:
 
 
 def run_script(script: Path, arguments: list[str]) -> None:
-    """Run a script as `python script arguments` would, in this process."""
+    """Runs a script as `python script arguments` would, in this process."""
     sys.argv = [str(script), *arguments]
     sys.path.insert(0, str(script.resolve().parent))
     runpy.run_path(str(script), run_name="__main__")

@@ -1,4 +1,4 @@
-"""What the image models of the zoo are made of: a block that scans an image, and how TorchScript calls it."""
+"""The zoo's image models consist of these parts: a block that scans an image, and TorchScript's way to call it."""
 
 # Without `from __future__ import annotations`: TorchScript reads the annotations of what it calls back.
 import copy
@@ -24,7 +24,7 @@ from mixerzoo.registry.registry import unknown
 
 @register_notrace_module
 class ImageBlock(ResidualBlock):
-    """A residual block over an image: [B,N,D] -> [B,N,D], `N = height width`, less what patch dropout took.
+    """Applies a residual block to an image: [B,N,D] -> [B,N,D], `N = height width`, less the tokens of patch dropout.
 
     Stochastic depth, a layer's scale and dropout stand on both branches. The arguments are `IsotropicMixer`'s.
     """
@@ -56,7 +56,10 @@ class ImageBlock(ResidualBlock):
     def forward(  # type: ignore[override]
         self, x: Tensor, height: int, width: int, shared: dict[str, Tensor], kept: Tensor | None
     ) -> Tensor:
-        """shared: this layer's values of what layers share. kept: [B,n] int64, the places of the tokens still in x."""
+        """Applies the block.
+
+        shared: this layer's values of what layers share. kept: [B,n] int64, the places of the tokens left in x.
+        """
         y = self.mixer_norm(x)
         for orders in scan_passes(self.scan_order, height, width, kept=kept, class_token=self.class_token):
             y = self.mixer(y, shared=shared, orders=orders)
@@ -67,10 +70,10 @@ class ImageBlock(ResidualBlock):
 
 
 class ScriptedBlock(nn.Module):
-    """A block inside of a scripted model, which calls it back in Python; its parameters are the block's own.
+    """Stands for a block in a scripted model, which calls it back in Python; its parameters are the block's own.
 
-    Mixers choose kernels by device, dtype and length, which TorchScript can't express. Such a model runs and trains as
-    the original does; saving it raises an error (remedy: torch.export), and it stays in memory.
+    Mixers choose kernels by device, dtype and length, which TorchScript can't express. Such a model runs and trains
+    like the original, but lives in memory only: saving it raises an error (remedy: torch.export).
     """
 
     def __init__(self, block: ImageBlock) -> None:
@@ -133,7 +136,7 @@ Host = TypeVar("Host", bound=nn.Module)
 
 
 def with_blocks_of_its_own(host: Host) -> Host:
-    """Copies a model's modules around the same tensors: torch.jit.script changes the model that it gets."""
+    """Copies the modules around the same tensors, because torch.jit.script changes the model that it gets."""
     for module in host.modules():
         if isinstance(module, SharingLayers):
             module.number = next(_NUMBERS)
@@ -142,14 +145,14 @@ def with_blocks_of_its_own(host: Host) -> Host:
 
 
 def build_image_mixer(mixer: str, dim: int, mixer_kwargs: Mapping[str, Any] | None) -> Mixer:
-    """The mixer, looking both ways where it can."""
+    """Builds the mixer, bidirectional if it can be."""
     return build_mixer(mixer, **{"dim": dim, **looking_both_ways(mixer), **(mixer_kwargs or {})})
 
 
 def build_channel_mixer(mixer: Mixer, weights: float, channel_mixer: Mapping[str, Any] | None) -> GLU:
-    """A GLU of such a width that mixer and GLU have `weights` dim^2 weights together (biases and norms not counted).
+    """Builds a GLU so wide that it and the mixer have `weights` dim^2 weights (biases and norms not counted).
 
-    A `hidden` or `multiplier` among the keywords of `channel_mixer` decides in its place. The width is a multiple of 8,
+    A `hidden` or `multiplier` among the keywords of `channel_mixer` overrides this width. The width is a multiple of 8,
     dim/2 at least.
     """
     keywords = dict(channel_mixer or {})
@@ -163,6 +166,6 @@ def build_channel_mixer(mixer: Mixer, weights: float, channel_mixer: Mapping[str
 
 
 def undecayed(model: nn.Module) -> set[str]:
-    """Names of the lower bounds, and of what a mixer marks with `_no_weight_decay`."""
+    """Returns the names of the lower bounds, and of the parameters that a mixer marks with `_no_weight_decay`."""
     bounds = {f"{name}.logits" for name, module in model.named_modules() if isinstance(module, LowerBounds)}
     return bounds | {name for name, parameter in model.named_parameters() if hasattr(parameter, "_no_weight_decay")}

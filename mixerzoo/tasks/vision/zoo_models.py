@@ -1,11 +1,11 @@
-"""The names under which timm knows the zoo's image models: `zoo_<mixer>_<size>_<shape>`, for every mixer there is.
+"""timm knows the zoo's image models by these names, for every mixer: `zoo_<mixer>_<size>_<shape>`.
 
     zoo_<mixer>_{tiny,small,base}_patch16_224   ViT's shape: widths 192, 384, 768, 12 blocks, learned positions
     zoo_<mixer>_{tiny,small}_patch14_224        the shape of the HGRN authors' ImageNet models: no position embedding
     zoo_<mixer>_pyramid_{tiny,small}            four stages, features at strides 4, 8, 16, 32
 
-Blocks have as many weights as ViT's, 12 D^2 (the authors' shape: 13 D^2, which is theirs for HGRN and HGRN2): what the
-mixer leaves goes to the GLU, so that models of one size differ in the mixer alone.
+Blocks have as many weights as ViT's, 12 D^2. In the authors' shape they have 13 D^2, which is the authors' number for
+HGRN and HGRN2. The GLU takes the weights that the mixer leaves, so models of one size differ in the mixer alone.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ default_cfgs: dict[str, Any] = {}
 
 
 def backbone_name(mixer: str, variant: str) -> str:
-    """`zoo_<mixer>_<variant>`. A dot, slash or colon, which timm would read, becomes an underscore."""
+    """Returns `zoo_<mixer>_<variant>`. A dot, slash or colon means something to timm, so it becomes an underscore."""
     return "_".join(("zoo", re.sub(r"[./:\\]", "_", mixer), variant))
 
 
 def register_backbones(mixer: str) -> None:
-    """All models of one mixer."""
+    """Registers all models of one mixer."""
     for size, width in WIDTHS.items():
         shape: dict[str, Any] = {"embed_dim": width}
         _register(
