@@ -147,7 +147,7 @@ def filled(page: Path, blocks: Mapping[str, str]) -> str:
 
 def _recurrences() -> str:
     """Returns a table of all mixers, by family: the recurrence, which is the spec's first equation, and the paper."""
-    mixers = sorted(_mixers().items(), key=lambda item: (getattr(item[1].spec, "family", ""), item[0]))
+    mixers = sorted(_mixers().items(), key=lambda item: (item[1].spec.family, item[0]))
     rows = [
         (f"[`{name}`](docs/zoo.md#{name})", f"`{mixer.spec.equation.split(',  ')[0]}`", _paper(mixer))
         for name, mixer in mixers
