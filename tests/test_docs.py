@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +69,38 @@ def test_the_ablation_pages_commands_run_and_draw_its_pictures(tmp_path, monkeyp
     assert "finished before" in printed and "10 runs" in printed
     assert len(pictures()) == 2
     assert all((tmp_path / "folder" / file).exists() for file in pictures().values())
+
+
+def test_the_new_op_of_the_page_holds_the_laws(tmp_path):
+    """Its files are written down with their paths, put into a copy of the package, and found there by the laws."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    files = re.findall(r"^```python (mixerzoo/\S+\.py)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    assert len(files) == 5
+    for folder in ("mixerzoo", "tests/conformance"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("tests/__init__.py", "tests/conftest.py", "tests/tolerances.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    for name, code in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(code, encoding="utf-8")
+    laws = [
+        "tests/conformance/test_ops.py",
+        "tests/conformance/test_graphs_of_ops.py",
+        "-k",
+        "momentum_scan",
+        "-p",
+        "no:xdist",
+        "-p",
+        "no:cacheprovider",
+        "-rA",
+    ]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-m", "pytest", *laws]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert done.stdout.count("PASSED") > 80
+    style = subprocess.run([sys.executable, "-m", "ruff", "check", "mixerzoo/kernels/momentum_scan"], cwd=tmp_path)
+    assert style.returncode == 0
 
 
 def python_blocks(text: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 import mixerzoo.kernels
 from mixerzoo.kernels.recurrence import each
@@ -340,55 +340,3 @@ def test_final_state_alone_carries_gradients(op: str, options: dict) -> None:
     final_state = tree_leaves(function(op)(**inputs)[1])
     gradients = torch.autograd.grad(sum(leaf.abs().sum() for leaf in final_state), list(leaves.values()))
     assert all(gradient.abs().max() > 0 for gradient in gradients)
-
-
-def ways(op: str) -> list[dict[str, Any]]:
-    """Every direction of a recurrence, alone, padded and packed."""
-    if not facts(op).recurrent:
-        return [{}, {"cu_seqlens": SHORT_DOCUMENTS}]
-    sequences = ({}, {"padded": True}, {"cu_seqlens": SHORT_DOCUMENTS})
-    return [{"direction": way, **more} for way in ("causal", "reverse", "both") for more in sequences]
-
-
-each_way = pytest.mark.parametrize(("op", "way"), [(op, way) for op in OPS for way in ways(op)], ids=str)
-
-
-@each_way
-def test_compiled_equals_eager(op: str, way: dict) -> None:
-    """Without a graph break, also for the gradient."""
-    torch._dynamo.reset()
-    inputs = folder(op, "cases").make_inputs(T=5, **way)
-    fixed = {name: value for name, value in inputs.items() if name not in leaves_of(inputs)}
-    leaves = leaves_of(inputs)
-
-    def run(**leaves: Tensor) -> tuple[Tensor, ...]:
-        return outputs(op, with_state({**inputs, **fixed}, leaves))
-
-    def with_gradients(run: Callable[..., tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-        own = {name: leaf.detach().clone().requires_grad_() for name, leaf in leaves.items()}
-        results = run(**own)
-        gradients = torch.autograd.grad([y.abs().sum() for y in results], list(own.values()))
-        return *results, *gradients
-
-    assert_close(with_gradients(torch.compile(run, fullgraph=True, backend="aot_eager")), with_gradients(run))
-
-
-@each_way
-def test_exported_equals_eager(op: str, way: dict) -> None:
-    inputs = folder(op, "cases").make_inputs(T=5, **way)
-
-    class Call(torch.nn.Module):
-        def forward(self, tensors: dict[str, Any]) -> Any:
-            return function(op)(**inputs | tensors)
-
-    tensors = {name: x for name, x in inputs.items() if isinstance(x, (Tensor, tuple))}
-    program = torch.export.export(Call(), (tensors,))
-    assert_close(tree_leaves(program.module()(tensors)), tree_leaves(function(op)(**inputs)))
-
-
-@each_way
-def test_meta_tensors_give_shapes_and_dtypes(op: str, way: dict) -> None:
-    inputs = folder(op, "cases").make_inputs(T=5, dtype=torch.float32, **way)
-    on_meta = tree_map(lambda x: x.to("meta") if isinstance(x, Tensor) else x, inputs)
-    found, expected = outputs(op, on_meta), outputs(op, inputs)
-    assert [(x.shape, x.dtype, x.is_meta) for x in found] == [(x.shape, x.dtype, True) for x in expected]

@@ -144,7 +144,7 @@ class _Chunked(torch.autograd.Function):
 
             before, after = entering.flatten(0, 1), dafter.flatten(0, 1)
             dtotal = (before * after).sum(-1)[:, None].sum_to_size(tree.total[::readers].shape)
-            dtree_q = (_beside(dy_, readers) @ before.mT).view_as(q_)
+            dtree_q = (_beside(dy_, readers) @ before.mT).reshape(q_.shape)
             # Keys, values and gates reach the state once, whoever reads it: the first reader stands for all.
             dtree_k, dtotal, dwritten = (
                 _for_the_first(x, readers) for x in (v_[::readers] @ after.mT, dtotal, tree.k[::readers] @ after)
@@ -158,7 +158,7 @@ class _Chunked(torch.autograd.Function):
 
 def _beside(x: Tensor, readers: int) -> Tensor:
     """[n readers,C,D] -> [n,readers C,D]: the rows of all heads that read one state."""
-    return x.view(-1, readers * x.shape[1], x.shape[2])
+    return x.reshape(-1, readers * x.shape[1], x.shape[2])
 
 
 def _for_the_first(x: Tensor, readers: int) -> Tensor:
