@@ -1,4 +1,4 @@
-"""Launches of the gated scan that stand for all: every number, tile, direction and dtype, with and without a state."""
+"""Launches of the gated scan that stand for all, with and without a state, and what its bytes are counted of."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from itertools import product
 
 import torch
 
+from ..check.bytes import Passes, differentiated
 from ..launch import Launch
-from .triton_op import _backward_outputs, _forward_outputs, plan_backward, plan_forward
+from .triton_op import _backward_outputs, _forward_outputs, plan_backward, plan_forward, scan
 
 MANY, FEW, ODD = (8, 2048, 2048), (1, 8192, 1024), (1, 300, 77)
+COUNTED = (1, 2048, 128)
 DIRECTIONS = ("causal", "reverse", "both")
 
 
 def examples() -> Iterator[tuple[str, list[Launch]]]:
-    """(what it is, its launches forward and backward), tensors on `meta`."""
+    """Yields (configuration, its launches forward and backward), tensors on `meta`."""
     for shape, direction in product((MANY, FEW), DIRECTIONS):
         yield _example(shape, direction, torch.bfloat16, "real")
         for theta in ("theta [D]", "theta [B,T,D]"):
@@ -25,6 +27,13 @@ def examples() -> Iterator[tuple[str, list[Launch]]]:
     for theta in ("real", "theta [D]"):
         yield _example(FEW, "both", torch.float32, theta, packed=True)
         yield _example(ODD, "causal", torch.float32, theta, packed=True)
+
+
+def counted() -> Iterator[tuple[str, Passes]]:
+    """Yields (inputs, passes to count the bytes of)."""
+    _, T, D = COUNTED
+    x, log_f = (torch.full(COUNTED, -0.5, dtype=torch.bfloat16, requires_grad=True) for _ in range(2))
+    yield f"bf16 T={T} D={D}", differentiated(lambda x, f: scan(x, f, None, None, None, "causal")[0], [x, log_f], T)
 
 
 def _example(
@@ -47,4 +56,4 @@ def _example(
     backward = plan_backward(dh, state, x, log_f, angles, carries, cu_seqlens, direction, *gradients)
     name = str(x_dtype).removeprefix("torch.")
     sizes = f"B={B} T={T} D={D}"
-    return f"gated_scan {name} {theta} {direction} {sizes}{' packed' * packed}", forward + backward
+    return f"{name} {theta} {direction} {sizes}{' packed' * packed}", forward + backward
