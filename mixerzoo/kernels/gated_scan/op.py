@@ -35,7 +35,7 @@ def _on_triton(
 ) -> tuple[Tensor, Tensor]:
     from .triton_op import scan
 
-    return scan(x, log_f, theta, walk.initial_state, walk.cu_seqlens, walk.direction)
+    return scan(x, log_f, theta, walk)
 
 
 BACKENDS = (

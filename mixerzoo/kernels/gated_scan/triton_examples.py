@@ -7,9 +7,10 @@ from itertools import product
 
 import torch
 
-from ..check.bytes import Passes, differentiated
+from ..check.bytes import Passes
 from ..launch import Launch
-from .triton_op import _backward_outputs, _forward_outputs, plan_backward, plan_forward, scan
+from .triton_op import backward, forward
+from .triton_plan import Call
 
 MANY, FEW, ODD = (8, 2048, 2048), (1, 8192, 1024), (1, 300, 77)
 COUNTED = (1, 2048, 128)
@@ -32,8 +33,14 @@ def examples() -> Iterator[tuple[str, list[Launch]]]:
 def counted() -> Iterator[tuple[str, Passes]]:
     """Yields (inputs, passes to count the bytes of)."""
     _, T, D = COUNTED
-    x, log_f = (torch.full(COUNTED, -0.5, dtype=torch.bfloat16, requires_grad=True) for _ in range(2))
-    yield f"bf16 T={T} D={D}", differentiated(lambda x, f: scan(x, f, None, None, None, "causal")[0], [x, log_f], T)
+    x, log_f = torch.full((2, *COUNTED), -0.5, dtype=torch.bfloat16)
+    call = Call(x, log_f, None, None, "causal")
+
+    def ahead() -> tuple[torch.Tensor, ...]:
+        h, _, carries = forward(call, None)
+        return h, carries
+
+    yield f"bf16 T={T} D={D}", Passes([x, log_f], ahead, lambda dh, carries: backward(call, dh, None, carries), T)
 
 
 def _example(
@@ -49,11 +56,11 @@ def _example(
     x, log_f, dh = tensor(B, T, D, dtype=x_dtype), tensor(B, T, D), tensor(B, T, D, dtype=x_dtype)
     angles = {"real": None, "theta [D]": tensor(D), "theta [B,T,D]": tensor(B, T, D)}[theta]
     cu_seqlens = tensor(9, dtype=torch.int32) if packed else None
-    h, final_state, carries = _forward_outputs(x, log_f, angles, None, cu_seqlens, direction)
+    call = Call(x, log_f, angles, cu_seqlens, direction)
+    h, final_state, carries = call.outputs(None)
     state = torch.empty_like(final_state) if packed else None
-    forward = plan_forward(x, log_f, angles, state, cu_seqlens, direction, h, final_state, carries)
-    gradients = _backward_outputs(x, log_f, angles, carries, cu_seqlens, direction)
-    backward = plan_backward(dh, state, x, log_f, angles, carries, cu_seqlens, direction, *gradients)
+    launches = call.forward(state, h, final_state, carries)
+    launches += call.backward(dh, state, carries, call.gradients(carries))
     name = str(x_dtype).removeprefix("torch.")
     sizes = f"B={B} T={T} D={D}"
-    return f"{name} {theta} {direction} {sizes}{' packed' * packed}", forward + backward
+    return f"{name} {theta} {direction} {sizes}{' packed' * packed}", launches
