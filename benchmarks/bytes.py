@@ -2,7 +2,7 @@
 
     python benchmarks/bytes.py [--smoke] [--out FILE]
 
-Both run in Triton's interpreter, which watches every load and store: `mixerzoo.kernels.check_bytes` says what counts.
+Both run in Triton's interpreter, which watches every load and store: `mixerzoo.kernels.check.bytes` says what counts.
 A peer that isn't installed is reported as absent. Its kernels run unchanged; `peer_in_interpreter` gives them what they
 need to run there. Bytes don't depend on values, and per token hardly on the length.
 """
@@ -30,12 +30,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mixerzoo.kernels.check_bytes import Moved, measure
-from mixerzoo.kernels.gated_linear_attention import gated_linear_attention, schedule
-from mixerzoo.kernels.hgrn2 import hgrn2
+from mixerzoo.kernels.check.bytes import Moved, Passes, differentiated, measure
+from mixerzoo.kernels.gated_linear_attention.triton_examples import MANY, passes
 from mixerzoo.tasks.provenance import installed_version, provenance
-
-schedule.BUSY = 1  # the one head counted stands for the many of a language model, which keep a GPU busy
 
 TARGET = 6000.0  # bytes per token and head, forward and backward, K = V = 128
 
@@ -49,15 +46,19 @@ class Sizes:
 
 
 SMOKE = Sizes(T=128, widths=(16,))
-Op = Callable[..., Tensor]
+Op = Callable[[list[Tensor], int], Passes]  # inputs, tokens times heads
 
 
-def our_hgrn2(q: Tensor, x: Tensor, v: Tensor, lower_bound: Tensor) -> Tensor:
-    return hgrn2(q, x, v, lower_bound, scale=q.shape[-1] ** -0.5, q_activation="silu", backend="triton")[0]
+def our_hgrn2(inputs: list[Tensor], token_heads: int) -> Passes:
+    return passes(*inputs, "logits", "silu", heads=MANY)  # for whom the one head counted stands
 
 
-def our_gla(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
-    return gated_linear_attention(q, k, v, log_f, backend="triton")[0]
+def our_gla(inputs: list[Tensor], token_heads: int) -> Passes:
+    return passes(*inputs, "channel", heads=MANY)
+
+
+def peer(function: Callable[..., Tensor]) -> Op:
+    return lambda inputs, token_heads: differentiated(function, inputs, token_heads)
 
 
 def peer_hgrn2(q: Tensor, x: Tensor, v: Tensor, lower_bound: Tensor) -> Tensor:
@@ -75,9 +76,9 @@ def peer_gla(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
 # (op, whose, function, its inputs)
 CONTENDERS: tuple[tuple[str, str, Op, tuple[str, ...]], ...] = (
     ("hgrn2", "mixerzoo", our_hgrn2, ("q", "x", "v", "lower_bound")),
-    ("hgrn2", "flash-linear-attention", peer_hgrn2, ("q", "x", "v", "lower_bound")),
+    ("hgrn2", "flash-linear-attention", peer(peer_hgrn2), ("q", "x", "v", "lower_bound")),
     ("gated_linear_attention", "mixerzoo", our_gla, ("q", "k", "v", "log_f")),
-    ("gated_linear_attention", "flash-linear-attention", peer_gla, ("q", "k", "v", "log_f")),
+    ("gated_linear_attention", "flash-linear-attention", peer(peer_gla), ("q", "k", "v", "log_f")),
 )
 
 
@@ -210,15 +211,15 @@ def main() -> None:
     sizes = SMOKE if arguments.smoke else Sizes()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", category=RuntimeWarning)  # numpy's, of values that mean nothing here
-    peer = peer_in_interpreter()
+    installed = peer_in_interpreter()
     rows = []
     for width in reversed(sizes.widths):
         for op, who, function, names in CONTENDERS:
             print(f"\r\033[K{op} of {who}, K=V={width}", end="", file=sys.stderr, flush=True)
-            if who != "mixerzoo" and not peer:
+            if who != "mixerzoo" and not installed:
                 rows.append({"op": op, "who": who, "width": width, "bytes": None})
                 continue
-            moved = measure(function, make_inputs(names, sizes, width), sizes.B * sizes.T * sizes.H)
+            moved = measure(function(make_inputs(names, sizes, width), sizes.B * sizes.T * sizes.H))
             rows.append(row(op, who, width, moved))
     print("\r\033[K", end="", file=sys.stderr)
     record = {

@@ -7,15 +7,16 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mixerzoo.kernels import check_table
-from mixerzoo.kernels.check_bytes import Moved, Traffic
-from mixerzoo.kernels.check_compile import SHARED_LIMITS, TARGETS, Compiled
-from mixerzoo.kernels.check_table import Checked, Counted
+from mixerzoo.kernels.check import table
+from mixerzoo.kernels.check.bytes import Moved, Traffic
+from mixerzoo.kernels.check.compile import SHARED_LIMITS, TARGETS, Compiled
+from mixerzoo.kernels.check.table import Checked, Counted
 
 from .test_cli import mixerzoo
 
@@ -78,7 +79,7 @@ COMPILE = """
 import json, sys
 from dataclasses import asdict
 from kernels import *
-from mixerzoo.kernels.check_compile import TARGETS, compile_launch
+from mixerzoo.kernels.check.compile import TARGETS, compile_launch
 
 def on_meta(*shape, dtype=torch.float32):
     return torch.empty(shape, dtype=dtype, device="meta")
@@ -97,18 +98,18 @@ print(json.dumps({name: {t: asdict(c) | {"fits": c.fits} for t, c in of.items()}
 """
 OURS = """
 import json
-from mixerzoo.kernels.check_compile import TARGETS, compile_launch
-from mixerzoo.kernels.gated_linear_attention import triton_examples as linear_attention
+from mixerzoo.kernels.check.compile import TARGETS, compile_launch
 from mixerzoo.kernels.gated_scan import triton_examples as scan
+from mixerzoo.kernels.hgrn2 import triton_examples as hgrn2
 
-launches = [launch for module in (linear_attention, scan) for launch in next(module.examples())[1]]
+launches = [launch for module in (hgrn2, scan) for launch in next(module.examples())[1]]
 print(json.dumps([str(took) for t in TARGETS for x in launches if not (took := compile_launch(x, t)).fits]))
 """
 AT_ONCE = """
 import json
 import re
-from mixerzoo.kernels.check_compile import machine_code
-from mixerzoo.kernels.gated_linear_attention.triton_examples import examples
+from mixerzoo.kernels.check.compile import machine_code
+from mixerzoo.kernels.hgrn2.triton_examples import examples
 
 LOAD = r"ld\\.global(?:\\.[a-z]\\w*)*?(?:\\.v(\\d))?\\.b(\\d+)"
 
@@ -123,7 +124,7 @@ import importlib.util
 import json
 from dataclasses import asdict
 from kernels import *
-from mixerzoo.kernels.check_bytes import count_traffic, measure
+from mixerzoo.kernels.check.bytes import count_traffic, differentiated, measure
 
 x, y, half = torch.ones(1000), torch.empty(1000), torch.ones(1000, dtype=torch.bfloat16)
 
@@ -159,9 +160,9 @@ class Double(torch.autograd.Function):
 def doubled(x: torch.Tensor) -> torch.Tensor:
     y = torch.zeros_like(x)
     Launch(Program(add_to, {"BLOCK": 1024}), (1,), {"x": x, "y": y, "n": 1000}).run()
-    return 2 * y
+    return (2 * y).contiguous().to(torch.bfloat16)
 
-moved = measure(Double.apply, [torch.ones(1, 100, 10, requires_grad=True)], 100)
+moved = measure(differentiated(Double.apply, [torch.ones(1, 100, 10, requires_grad=True)], 100))
 print(json.dumps({
     "copy": launch(copy, x, y, block=128),
     "widen": launch(copy, half, y, block=128),
@@ -188,6 +189,17 @@ def run(code: str, folder: Path, **environment: str) -> Any:
     done = subprocess.run(command, env=inherited | own, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+def test_every_op_with_kernels_says_what_is_checked_of_it():
+    """Its `triton_examples.py` has launches of every pass to compile, and passes whose bytes are counted."""
+    folders = [path.parent.name for path in (ROOT / "mixerzoo" / "kernels").glob("*/op.py")]
+    backends = {op: import_module(f"mixerzoo.kernels.{op}.op").BACKENDS for op in folders}
+    ours = sorted(op for op, choices in backends.items() if "triton" in [backend.name for backend in choices])
+    assert ours == table.ops_with_kernels()
+    for op in ours:
+        assert all(launches for _, launches in table.examples_of(op)) and table.examples_of(op)
+        assert all(passes.token_heads > 0 for _, passes in table.counted_of(op)) and table.counted_of(op)
 
 
 @pytest.fixture(scope="module")
@@ -277,10 +289,10 @@ def test_an_unknown_target_is_named(capsys, monkeypatch):
     ids=["fits", "spills", "exceeds", "doesn't compile"],
 )
 def test_the_command_fails_unless_every_kernel_fits(capsys, monkeypatch, result, code, says):
-    row = Checked("hgrn2 bf16", "sm_90", "walk", result)
+    row = Checked("hgrn2", "bf16", "sm_90", "walk", result)
     moved = Moved([Traffic("walk", "triton", 600, 400, 2000)], [Traffic("sum", "torch", 100, 0, 100)], 10, 50)
-    monkeypatch.setattr(check_table, "compile_all", lambda *arguments: [row])
-    monkeypatch.setattr(check_table, "count_all", lambda *arguments: [Counted("hgrn2", "bf16", moved)])
+    monkeypatch.setattr(table, "compile_all", lambda *arguments: [row])
+    monkeypatch.setattr(table, "count_all", lambda *arguments: [Counted("hgrn2", "bf16", moved)])
     done, out, err = mixerzoo(capsys, monkeypatch, "check", "kernels")
     assert done == code and says in out
     assert ("no such thing" in err) == isinstance(result, str)
@@ -323,7 +335,12 @@ def test_torch_operations_count_and_views_do_not(counted):
 
 
 def test_a_custom_op_counts_as_what_it_does(counted):
-    assert traffic(counted["custom op"]) == [("zeros_like", 0, 4000), ("add_to", 8000, 4000), ("mul", 4000, 4000)]
+    assert traffic(counted["custom op"]) == [
+        ("zeros_like", 0, 4000),
+        ("add_to", 8000, 4000),
+        ("mul", 4000, 4000),
+        ("to", 4000, 2000),  # a copy, where `contiguous` was none
+    ]
 
 
 def test_both_passes_are_measured(counted):

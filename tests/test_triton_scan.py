@@ -44,11 +44,11 @@ each_mixture = pytest.mark.parametrize(
 
 @pytest.fixture
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mixerzoo.kernels.gated_scan import triton_op
+    from mixerzoo.kernels.gated_scan import triton_plan
 
-    monkeypatch.setattr(triton_op, "SHORTEST_BLOCK", 4)
-    for name, tile in triton_op.TILES.items():
-        monkeypatch.setitem(triton_op.TILES, name, tile._replace(**SMALL))
+    monkeypatch.setattr(triton_plan, "SHORTEST_BLOCK", 4)
+    for name, tile in triton_plan.TILES.items():
+        monkeypatch.setitem(triton_plan.TILES, name, tile._replace(**SMALL))
 
 
 def inputs_of(kind: str, place: str = "causal", **sizes: Any) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def test_gradients_are_derivatives(kind: str, place: str) -> None:
 
 
 def test_few_channels_in_a_long_sequence() -> None:
-    from mixerzoo.kernels.gated_scan.triton_op import TILES, choose_tile
+    from mixerzoo.kernels.gated_scan.triton_plan import TILES, choose_tile
 
     few, many = (choose_tile(257, 2, sequences, complex=False, both=False) for sequences in (1, 4096))
     assert few == TILES["real, few"]._replace(channels=2) != many
@@ -263,16 +263,14 @@ def test_autocast_changes_nothing() -> None:
 @each_kind
 def test_one_launch_each_way(kind: str, place: str) -> None:
     """The launch is planned on the meta device, where no kernel runs."""
-    from mixerzoo.kernels.gated_scan.triton_op import _backward_outputs, plan_backward, plan_forward
-    from mixerzoo.kernels.gated_scan.triton_op import gated_scan as op
+    from mixerzoo.kernels.gated_scan.triton_plan import Call
 
     inputs = {name: x.to("meta") if isinstance(x, Tensor) else x for name, x in inputs_of(kind, place).items()}
-    x, log_f, theta, _, cu_seqlens, direction = arguments = arguments_of(inputs)
-    h, final_state, carries = op(*arguments)
-    assert len(plan_forward(*arguments, h, final_state, carries)) == 1
-    gradients = _backward_outputs(x, log_f, theta, carries, cu_seqlens, direction)
-    given = (h, final_state, x, log_f, theta, carries, cu_seqlens, direction)
-    assert len(plan_backward(*given, *gradients)) == 1
+    x, log_f, theta, initial_state, cu_seqlens, direction = arguments_of(inputs)
+    call = Call(x, log_f, theta, cu_seqlens, direction)
+    h, final_state, carries = call.outputs(initial_state)
+    assert len(call.forward(initial_state, h, final_state, carries)) == 1
+    assert len(call.backward(h, final_state, carries, call.gradients(carries))) == 1
 
 
 def test_auto_leaves_the_cpu_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:

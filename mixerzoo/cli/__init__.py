@@ -232,8 +232,8 @@ def kernels(
 
     Fails if a kernel doesn't fit.
     """
-    from mixerzoo.kernels.check_compile import TARGETS
-    from mixerzoo.kernels.check_table import bytes_table, compile_all, compiled_table, count_all
+    from mixerzoo.kernels.check.compile import TARGETS
+    from mixerzoo.kernels.check.table import bytes_table, compile_all, compiled_table, count_all
     from mixerzoo.tasks.cores import usable_cores
 
     workers, console = workers or usable_cores(), make_console()
@@ -245,7 +245,7 @@ def kernels(
     if bad := [row for row in compiled if not row.good]:
         for row in bad:
             if isinstance(row.result, str):
-                typer.echo(f"{row.kernel}, {row.configuration}, {row.target}: {row.result}", err=True)
+                typer.echo(f"{row.kernel}, {row.op} {row.configuration}, {row.target}: {row.result}", err=True)
         console.print(f"\n{len(bad)} of {len(compiled)} spill, exceed the shared memory, or don't compile")
         raise typer.Exit(1)
     console.print(f"\nall {len(compiled)} fit: nothing spilled, shared memory within every chip's limit")

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from mixerzoo.kernels import launch
-from mixerzoo.kernels.check_compile import machine_code
+from mixerzoo.kernels.check.compile import machine_code
 from mixerzoo.kernels.launch import Launch
 
 from .memory import Fault, Memory

@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mixerzoo.kernels.dispatch import tuning
-from mixerzoo.kernels.recurrence import Walk
-from mixerzoo.kernels.torch_ops import define, differentiate, refuse_second_derivatives
-
+from ..dispatch import tuning
+from ..recurrence import Walk
+from ..torch_ops import define, differentiate, refuse_second_derivatives
 from .schedule import block_size
 from .triton_plan import Call, plan_call, sequence_count, slots
 from .triton_programs import operand_of
@@ -48,13 +47,18 @@ def _forward(
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, the final state, and where `save` asks for them the states between blocks."""
-    call = plan_call(q, key, v, gate, cu_seqlens, scale, kind, activation, direction)
-    y, final_states, block_states = _outputs(q, key, v, cu_seqlens, direction, save)
+    return forward(plan_call(q, key, v, gate, cu_seqlens, scale, kind, activation, direction), initial_state, save)
+
+
+def forward(call: Call, initial_state: Tensor | None, save: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Runs a planned call: see `_forward`."""
+    direction = call.variant.direction
+    y, final_states, block_states = _outputs(call.q, call.key, call.v, call.cu_seqlens, direction, save)
     if initial_state is not None:
         initial_state = initial_state.contiguous()
 
     def run(call: Call) -> None:
-        if _is_decoding(q, cu_seqlens, direction, save):
+        if _is_decoding(call.q, call.cu_seqlens, direction, save):
             launches = call.decode(y, final_states, initial_state)
         else:
             launches = call.forward(y, block_states if save else None, final_states, initial_state)
@@ -115,18 +119,25 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """(dq, dkey, dv, dgate, dinitial_state)."""
     call = plan_call(q, key, v, gate, cu_seqlens, scale, kind, activation, direction)
-    precision = call.variant.precision
+    return backward(call, block_states, dy, dfinal_state)
+
+
+def backward(
+    call: Call, block_states: Tensor, dy: Tensor, dfinal_state: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Runs a planned call's gradients: see `_backward`."""
+    gate, precision, summed = call.gate, call.variant.precision, call.variant.kind == "logits"
     gradients = {
-        "dq": _contiguous_like(q),
-        "dkey": _contiguous_like(key),
-        "dv": _contiguous_like(v),
-        "dgate": gate.new_empty((call.blocks, *gate.shape) if kind == "logits" else gate.shape, dtype=precision),
+        "dq": _contiguous_like(call.q),
+        "dkey": _contiguous_like(call.key),
+        "dv": _contiguous_like(call.v),
+        "dgate": gate.new_empty((call.blocks, *gate.shape) if summed else gate.shape, dtype=precision),
     }
-    dinitial_state = _states(q, v, sequence_count(q, cu_seqlens), direction, precision)
+    dinitial_state = _states(call.q, call.v, sequence_count(call.q, call.cu_seqlens), call.variant.direction, precision)
     dfinal_state = None if dfinal_state is None else dfinal_state.contiguous()
     for launch in call.backward(dy.contiguous(), block_states, dfinal_state, dinitial_state, gradients):
         launch.run()
-    dgate = gradients["dgate"].sum(0) if kind == "logits" else gradients["dgate"]
+    dgate = gradients["dgate"].sum(0) if summed else gradients["dgate"]
     return gradients["dq"], gradients["dkey"], gradients["dv"], dgate.to(gate.dtype), dinitial_state
 
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mixerzoo.kernels.launch import Arguments, Launch, Program
-
+from ..launch import Arguments, Launch, Program
 from .schedule import Schedule, candidates, choose
 from .triton_programs import Variant, operand_of, variant
 

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 import triton.language as tl
 
-from mixerzoo.kernels.launch import Program, interpreted
-
+from ..launch import Program, interpreted
 from .schedule import TRITON, Schedule, block_size, odd, power_of_two
 from .triton_backward import backward_kernel
 from .triton_decode import decode_kernel

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mixerzoo.kernels.packing import documents
-
+from ..packing import documents
 from .exported import exported
 
 

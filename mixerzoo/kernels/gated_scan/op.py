@@ -24,7 +24,7 @@ def _in_full_precision(form: Form) -> Run:
 def _on_triton(x: Tensor, log_f: Tensor, theta: Tensor | None, walk: Walk) -> tuple[Tensor, Tensor]:
     from .triton_op import scan
 
-    return scan(x, log_f, theta, walk.initial_state, walk.cu_seqlens, walk.direction)
+    return scan(x, log_f, theta, walk)
 
 
 BACKENDS = (

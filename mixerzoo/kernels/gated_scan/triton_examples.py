@@ -1,4 +1,4 @@
-"""Launches of the gated scan that stand for all: every number, tile, direction and dtype, with and without a state."""
+"""Launches of the gated scan that stand for all, with and without a state, and what its bytes are counted of."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from itertools import product
 
 import torch
 
-from mixerzoo.kernels.launch import Launch
-
-from .triton_op import _backward_outputs, _forward_outputs, plan_backward, plan_forward
+from ..check.bytes import Passes
+from ..launch import Launch
+from .triton_op import backward, forward
+from .triton_plan import Call
 
 MANY, FEW, ODD = (8, 2048, 2048), (1, 8192, 1024), (1, 300, 77)
+COUNTED = (1, 2048, 128)
 DIRECTIONS = ("causal", "reverse", "both")
 
 
 def examples() -> Iterator[tuple[str, list[Launch]]]:
-    """(what it is, its launches forward and backward), tensors on `meta`."""
+    """Yields (configuration, its launches forward and backward), tensors on `meta`."""
     for shape, direction in product((MANY, FEW), DIRECTIONS):
         yield _example(shape, direction, torch.bfloat16, "real")
         for theta in ("theta [D]", "theta [B,T,D]"):
@@ -26,6 +28,19 @@ def examples() -> Iterator[tuple[str, list[Launch]]]:
     for theta in ("real", "theta [D]"):
         yield _example(FEW, "both", torch.float32, theta, packed=True)
         yield _example(ODD, "causal", torch.float32, theta, packed=True)
+
+
+def counted() -> Iterator[tuple[str, Passes]]:
+    """Yields (inputs, passes to count the bytes of)."""
+    _, T, D = COUNTED
+    x, log_f = torch.full((2, *COUNTED), -0.5, dtype=torch.bfloat16)
+    call = Call(x, log_f, None, None, "causal")
+
+    def ahead() -> tuple[torch.Tensor, ...]:
+        h, _, carries = forward(call, None)
+        return h, carries
+
+    yield f"bf16 T={T} D={D}", Passes([x, log_f], ahead, lambda dh, carries: backward(call, dh, None, carries), T)
 
 
 def _example(
@@ -41,11 +56,11 @@ def _example(
     x, log_f, dh = tensor(B, T, D, dtype=x_dtype), tensor(B, T, D), tensor(B, T, D, dtype=x_dtype)
     angles = {"real": None, "theta [D]": tensor(D), "theta [B,T,D]": tensor(B, T, D)}[theta]
     cu_seqlens = tensor(9, dtype=torch.int32) if packed else None
-    h, final_state, carries = _forward_outputs(x, log_f, angles, None, cu_seqlens, direction)
+    call = Call(x, log_f, angles, cu_seqlens, direction)
+    h, final_state, carries = call.outputs(None)
     state = torch.empty_like(final_state) if packed else None
-    forward = plan_forward(x, log_f, angles, state, cu_seqlens, direction, h, final_state, carries)
-    gradients = _backward_outputs(x, log_f, angles, carries, cu_seqlens, direction)
-    backward = plan_backward(dh, state, x, log_f, angles, carries, cu_seqlens, direction, *gradients)
+    launches = call.forward(state, h, final_state, carries)
+    launches += call.backward(dh, state, carries, call.gradients(carries))
     name = str(x_dtype).removeprefix("torch.")
     sizes = f"B={B} T={T} D={D}"
-    return f"gated_scan {name} {theta} {direction} {sizes}{' packed' * packed}", forward + backward
+    return f"{name} {theta} {direction} {sizes}{' packed' * packed}", launches

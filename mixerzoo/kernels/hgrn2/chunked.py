@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mixerzoo.kernels.gated_linear_attention.chunked import chunked_with_gates
+from ..gated_linear_attention.chunked import chunked_with_gates
 
 
 def chunked(

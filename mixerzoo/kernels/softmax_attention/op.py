@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mixerzoo.kernels.dispatch import Backend, resolve
-from mixerzoo.kernels.packing import documents
-from mixerzoo.kernels.validation import check_shape, number_of_sequences
-
+from ..dispatch import Backend, resolve
+from ..packing import documents
+from ..validation import check_shape, number_of_sequences
 from .reference import reference
 from .sdpa import sdpa
 

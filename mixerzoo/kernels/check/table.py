@@ -1,7 +1,7 @@
-"""Every kernel in every configuration compiled for every chip, and every op's bytes counted: all cores, no GPU.
+"""Compiles every kernel in every configuration for every chip, and counts every op's bytes: all cores, no GPU.
 
-What there is to compile, one of an op's `triton_*.py` says: its `examples()` yields (label, launches), the tensors on
-`meta`, the label beginning with the name of the op.
+An op that has kernels says in its `triton_examples.py` what they are tried on. `examples()` yields (configuration,
+launches) to compile, the tensors on `meta`; `counted()` yields (inputs, `Passes`) to count the bytes of.
 """
 
 from __future__ import annotations
@@ -16,29 +16,24 @@ from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest.mock import patch
 
 import torch
 
-from .check_bytes import Moved, measure
-from .check_compile import Compiled, check_target, compile_launch, require_compiler
-from .launch import Launch
+from ..launch import Launch
+from .bytes import Moved, Passes, measure
+from .compile import Compiled, check_target, compile_launch, require_compiler
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 Progress = Callable[[int, int], None]
 
-# What bytes are counted of: (length, whether the rows and heads keep a GPU busy, which decides the schedule).
-LENGTH = 2048
-COUNTED = {"hgrn2": (True, False), "gated_linear_attention": (True,), "gated_scan": (True,)}
-WIDTH = 128
-
 
 @dataclass(frozen=True)
 class Checked:
     """One launch on one chip: what it takes, or why it doesn't compile."""
 
+    op: str
     configuration: str
     target: str
     kernel: str
@@ -57,39 +52,26 @@ class Counted:
 
 
 def compile_all(targets: Sequence[str], op: str | None, workers: int, progress: Progress) -> list[Checked]:
-    """Every launch of every example of one op, or of all, on each target.
+    """Compiles every launch of every example of one op, or of all, on each target.
 
     Raises ValueError for a target or an op that isn't there, and under Triton's interpreter.
     """
     require_compiler()
     for target in targets:
         check_target(target)
-    sources = sorted(
-        f"{path.parent.name}.{path.stem}"
-        for path in Path(__file__).parent.glob("*/triton_*.py")
-        if "\ndef examples(" in path.read_text(encoding="utf-8")
-    )
-    examples = [
-        (source, index, label, launches)
-        for source in sources
-        for index, (label, launches) in enumerate(_examples(source))
-    ]
-    known = tuple(dict.fromkeys(label.split()[0] for _, _, label, _ in examples))
-    if op not in (None, *known):
-        raise ValueError(f"op {op!r} has no kernels; those that have: {', '.join(known)}")
     jobs = [
-        (source, index, position, target)
+        (name, index, position, target)
         for target in targets
-        for source, index, label, launches in examples
-        if op in (None, label.split()[0])
+        for name in _chosen(op)
+        for index, (_, launches) in enumerate(examples_of(name))
         for position in range(len(launches))
     ]
     return _in_processes(_compile, jobs, workers, progress)
 
 
 def count_all(op: str | None, workers: int, progress: Progress) -> list[Counted]:
-    """Bytes of one op, or of all, in processes where Triton's interpreter stands in for a GPU."""
-    jobs = [(name, busy) for name, loads in COUNTED.items() if op in (None, name) for busy in loads]
+    """Counts the bytes of one op, or of all, in processes where Triton's interpreter stands in for a GPU."""
+    jobs = [(name, index) for name in _chosen(op) for index in range(len(counted_of(name)))]
     before = os.environ.get("TRITON_INTERPRET")
     os.environ["TRITON_INTERPRET"] = "1"  # must stand before a process begins
     try:
@@ -100,39 +82,48 @@ def count_all(op: str | None, workers: int, progress: Progress) -> list[Counted]
             os.environ["TRITON_INTERPRET"] = before
 
 
-def _compile(source: str, index: int, position: int, target: str) -> Checked:
-    label, launches = _examples(source)[index]
+def ops_with_kernels() -> list[str]:
+    """Returns the ops whose folders have examples."""
+    return sorted(path.parent.name for path in Path(__file__).parents[1].glob("*/triton_examples.py"))
+
+
+@cache
+def examples_of(op: str) -> list[tuple[str, list[Launch]]]:
+    return list(import_module(f"mixerzoo.kernels.{op}.triton_examples").examples())
+
+
+@cache
+def counted_of(op: str) -> list[tuple[str, Passes]]:
+    return list(import_module(f"mixerzoo.kernels.{op}.triton_examples").counted())
+
+
+def _chosen(op: str | None) -> list[str]:
+    known = ops_with_kernels()
+    if op is not None and op not in known:
+        raise ValueError(f"op {op!r} has no kernels; those that have: {', '.join(known)}")
+    return known if op is None else [op]
+
+
+def _compile(op: str, index: int, position: int, target: str) -> Checked:
+    configuration, launches = examples_of(op)[index]
     launch = launches[position]
     result: Compiled | str
     try:
         result = compile_launch(launch, target)
     except Exception as error:  # whatever a compiler comes up with belongs in the table
         result = f"{type(error).__name__}: {error}"
-    return Checked(label, target, launch.program.kernel.__name__, result)
+    return Checked(op, configuration, target, launch.program.kernel.__name__, result)
 
 
-def _count(op: str, busy: bool) -> Counted:
-    from .gated_linear_attention import schedule
-
+def _count(op: str, index: int) -> Counted:
     warnings.simplefilter("ignore", RuntimeWarning)  # numpy's, of values that mean nothing here
     torch.set_num_threads(1)
-    function = getattr(import_module(f"mixerzoo.kernels.{op}"), op)
-    shape = (1, LENGTH, WIDTH) if op == "gated_scan" else (1, LENGTH, 1, WIDTH)
-    tensors = {"hgrn2": 3, "gated_linear_attention": 4, "gated_scan": 2}[op]
-    inputs = [torch.full(shape, -0.5, dtype=torch.bfloat16, requires_grad=True) for _ in range(tensors)]
-    with patch.object(schedule, "BUSY", 1 if busy else schedule.BUSY):  # one head stands for as many as it takes
-        moved = measure(lambda *x: function(*x, backend="triton")[0], inputs, LENGTH)
-    size = f"{'D' if op == 'gated_scan' else 'K=V'}={WIDTH}"
-    return Counted(op, f"bf16 T={LENGTH} {size} {'many' if busy else 'few'} heads", moved)
-
-
-@cache
-def _examples(source: str) -> list[tuple[str, list[Launch]]]:
-    return list(import_module(f"mixerzoo.kernels.{source}").examples())
+    inputs, passes = counted_of(op)[index]
+    return Counted(op, inputs, measure(passes))
 
 
 def _in_processes(work: Callable[..., Any], jobs: list[Any], workers: int, progress: Progress) -> list[Any]:
-    """Results in the order of the jobs. Fresh processes: whether Triton compiles or interprets is decided once."""
+    """Returns results in the order of the jobs, each made in a process that has decided whether Triton compiles."""
     progress(0, len(jobs))
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         futures: list[Future[Any]] = [pool.submit(work, *job) for job in jobs]
@@ -157,7 +148,8 @@ def compiled_table(rows: Iterable[Checked]) -> Table:
             cells = [f"{number:,}" for number in numbers]
         else:
             cells = ["doesn't compile"]
-        table.add_row(row.kernel, row.configuration, row.target, *cells, style=None if row.good else "bold red")
+        configuration = f"{row.op} {row.configuration}"
+        table.add_row(row.kernel, configuration, row.target, *cells, style=None if row.good else "bold red")
     return table
 
 

@@ -10,7 +10,7 @@ Values don't matter here (the interpreter's bfloat16 arithmetic is wrong), only 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .launch import interpreted
+from ..launch import interpreted
 
 ALLOCATIONS = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
 OVERWRITES = ("copy_", "fill_", "zero_")  # what they write, they don't read
@@ -76,19 +76,43 @@ class Moved:
         return ", ".join(f"{kinds.count('triton')} + {kinds.count('torch')}" for kinds in passes)
 
 
-def measure(function: Callable[..., Tensor], inputs: list[Tensor], token_heads: int) -> Moved:
-    """Count `y = function(*inputs)` and the gradients of all inputs.
+@dataclass(frozen=True)
+class Passes:
+    """A forward and a backward pass whose bytes are counted.
+
+    forward() returns y and what backward(dy, *rest) needs besides; that computes the gradients of all inputs.
+    """
+
+    inputs: Sequence[Tensor]
+    forward: Callable[[], tuple[Tensor, ...]]
+    backward: Callable[..., Any]
+    token_heads: int
+
+
+def differentiated(function: Callable[..., Tensor], inputs: list[Tensor], token_heads: int) -> Passes:
+    """Returns the passes of `y = function(*inputs)`, the backward one by torch's autograd."""
+
+    def forward() -> tuple[Tensor, ...]:
+        y = function(*inputs)
+        return y, y
+
+    return Passes(inputs, forward, lambda dy, y: torch.autograd.grad(y, inputs, dy), token_heads)
+
+
+def measure(passes: Passes) -> Moved:
+    """Counts both passes.
 
     Compulsory: the forward pass reads the inputs and writes y; the backward pass reads the inputs and dy and writes the
     inputs' gradients. Inputs without a time axis are too small to matter.
     """
     with count_traffic() as forward:
-        y = function(*inputs)
+        y, *rest = passes.forward()
     dy = torch.ones_like(y)
     with count_traffic() as backward:
-        torch.autograd.grad(y, inputs, dy)
-    in_time = sum(x.numel() * x.element_size() for x in inputs if x.ndim > 2)
-    return Moved(forward, backward, token_heads, (3 * in_time + 2 * y.numel() * y.element_size()) / token_heads)
+        passes.backward(dy, *rest)
+    in_time = sum(x.numel() * x.element_size() for x in passes.inputs if x.ndim > 2)
+    compulsory = 3 * in_time + 2 * y.numel() * y.element_size()
+    return Moved(forward, backward, passes.token_heads, compulsory / passes.token_heads)
 
 
 @contextmanager
@@ -118,7 +142,7 @@ class _TorchCounter(TorchDispatchMode):
             with self:  # a custom op is what it does
                 return func.redispatch(torch._C.DispatchKeySet(torch._C.DispatchKey.CPU), *args, **kwargs)
         result = func(*args, **kwargs)
-        if self.launch is None and not _moves_nothing(func):
+        if self.launch is None and not _moves_nothing(func, args, result):
             self._record(func, args, kwargs, result)
         return result
 
@@ -132,10 +156,13 @@ class _TorchCounter(TorchDispatchMode):
             self.traffic.append(Traffic(name, "torch", loaded, stored, loaded + stored))
 
 
-def _moves_nothing(func: Any) -> bool:
-    """Whether it makes a view, or memory that nobody has written yet."""
+def _moves_nothing(func: Any, args: Any, result: Any) -> bool:
+    """Says whether it makes a view, as `contiguous` does at times, or memory that nobody has written yet."""
+    if func.overloadpacket.__name__ in (*ALLOCATIONS, "_unsafe_view", "lift_fresh"):
+        return True
+    given = {x.untyped_storage().data_ptr() for x in tree_leaves(args) if isinstance(x, Tensor)}
     views = any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
-    return views or func.overloadpacket.__name__ in (*ALLOCATIONS, "_unsafe_view", "lift_fresh")
+    return views and all(x.untyped_storage().data_ptr() in given for x in tree_leaves(result))
 
 
 def _extent(x: Tensor) -> int:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .launch import Launch, interpreted
+from ..launch import Launch, interpreted
 
 # Bytes of shared memory (LDS) that one program may have: CUDA C programming guide, table "Technical Specifications per
 # Compute Capability"; AMD Instinct MI300 ISA, section 11.
