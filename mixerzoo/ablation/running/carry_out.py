@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
 
 from mixerzoo.ablation.question.plan import Plan
 from mixerzoo.tasks import RunConfig
@@ -11,7 +13,7 @@ from mixerzoo.tasks.files import read_json, to_json, write_atomically
 
 from .engines import Engine, Observe
 from .events import Event, Planned
-from .store import Store
+from .store import LEFT_OUT, Store
 from .trials import HalvingSearch, chosen_runs, known_trials
 
 
@@ -19,13 +21,13 @@ def carry_out(planned: Plan, store: Store, engine: Engine, observe: Observe) -> 
     """Do every run that isn't finished; after a search, the further seeds with what was chosen.
 
     False if there was nothing to do and the question is the one before. It stands in the store's grid.json from the
-    start. Raises OSError if the store cannot be written.
+    start, and what had to be left out in left_out.json. Raises OSError if the store cannot be written.
     """
     store.root.mkdir(parents=True, exist_ok=True)
-    asked = json.loads(to_json(planned.grid.to_dict()))
-    changed = read_json(store.root / "grid.json") != asked
-    if changed:
-        write_atomically(store.root / "grid.json", to_json(asked))
+    left_out = {"cells": [cell._asdict() for cell in planned.left_out]}
+    changed = _keep(store.root / "grid.json", planned.grid.to_dict())
+    if planned.left_out or (store.root / LEFT_OUT).exists():
+        changed |= _keep(store.root / LEFT_OUT, left_out)
     search = planned.grid.search
 
     def announced(runs: Iterable[RunConfig]) -> Iterator[RunConfig]:
@@ -48,6 +50,14 @@ def carry_out(planned: Plan, store: Store, engine: Engine, observe: Observe) -> 
         engine.run(announced(planned.trials), store, observe)
     if search is not None:
         engine.run(announced(chosen_runs(planned.runs, search, store.rows())), store, observe)
+    return changed
+
+
+def _keep(path: Path, value: Any) -> bool:
+    """Writes a value as JSON unless the file holds it already, and returns if it did."""
+    changed = read_json(path) != json.loads(to_json(value))
+    if changed:
+        write_atomically(path, to_json(value))
     return changed
 
 

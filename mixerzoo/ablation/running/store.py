@@ -30,6 +30,7 @@ from mixerzoo.tasks.files import read_json, to_json, write_atomically
 FINISHED = ("done", "diverged", "stopped")
 LEFTOVERS = ("result.json", "curve.jsonl", "log.txt", "events.out.tfevents.*", ".*.json.*", ".checkpoint.pt.*")
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+LEFT_OUT = "left_out.json"  # of a grid: its cells that cannot be, with the reasons
 LOOK_AGAIN = 0.5
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,13 @@ from mixerzoo.ablation.reading.columns import FOLDER, check_paths, columns, head
 from mixerzoo.ablation.reading.fairness import warnings
 from mixerzoo.ablation.reading.statistics import Comparison, coverage_of_the_range
 from mixerzoo.ablation.running.choice import Choice, choose
-from mixerzoo.ablation.running.store import Row, Store
+from mixerzoo.ablation.running.store import LEFT_OUT, Row, Store
 from mixerzoo.registry.registry import unknown
 from mixerzoo.tasks.base import file_name
 from mixerzoo.tasks.config import canonical, flatten
 from mixerzoo.tasks.files import read_json
 
-from .missing import axes_of, missing
+from .missing import apart, axes_of, missing
 
 RUN = {"task", "backbone", "train", "seed"}  # what tells a run from a checkpoint or another folder with a config.json
 SELECTION = "selection"
@@ -41,6 +41,7 @@ class Section:
     choices: tuple[Choice, ...]
     baseline: str | None
     missing: tuple[str, ...]
+    left_out: Mapping[str, str] = field(default_factory=dict)  # what could not be, and the reason
 
     @property
     def metric(self) -> Mapping[str, Any]:
@@ -76,6 +77,7 @@ class Section:
             f"{self.task} {label} seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}: {status} ({detail})"
             for (label, status, detail), seeds in groups.items()
         ]
+        told += [f"{self.task} {what}: left out ({reason})" for what, reason in self.left_out.items()]
         return told + [f"{self.task} {what}: missing (not started)" for what in self.missing]
 
     @cached_property
@@ -170,6 +172,7 @@ def read_report(
         _check_baseline(baseline, compared)
     baseline = baseline or next((q["baseline"] for q in questions if q.get("baseline")), None)
     absent = missing(questions[0], rows) if len(stores) == 1 and not where else {}
+    left_out, not_started = apart(absent, read_json(stores[0].root / LEFT_OUT) or {})
     question = next((q["question"] for q in questions if q.get("question")), "")
     sections = [
         Section(
@@ -178,7 +181,8 @@ def read_report(
             tuple(arm for arm in trials if arm.task == task),
             tuple(choice for choice in choices if choice.candidates[0].rows[0].config["task"]["name"] == task),
             baseline,
-            tuple(absent.get(task, ())),
+            tuple(not_started.get(task, ())),
+            left_out.get(task, {}),
         )
         for task in dict.fromkeys([*(arm.task for arm in compared), *absent])
     ]

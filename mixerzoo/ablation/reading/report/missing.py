@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import product
+from itertools import combinations, product
 from typing import Any
 
 from mixerzoo.ablation.question.paths import value_at
@@ -38,6 +38,35 @@ def missing(question: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, list[
             cells = _cells(question, own, {mixer, task, task.rpartition("/")[2]}) if own else [""]
             found[task] |= dict.fromkeys(mixer + cell for cell in cells)
     return {task: list(what) for task, what in found.items() if what}
+
+
+def apart(
+    absent: Mapping[str, Sequence[str]], left_out: Mapping[str, Any]
+) -> tuple[dict[str, dict[str, str]], dict[str, list[str]]]:
+    """Parts, by task, what cannot be, with its reason, from what has only not been started.
+
+    left_out: as the store keeps it. Its cells have every value that was set, none where a mixer has no run at all;
+    `absent` has only those values that no run has.
+    """
+    reasons: dict[tuple[str, str], str] = {}
+    for cell in left_out.get("cells", ()):
+        for count in range(min(1, len(cell["values"])), len(cell["values"]) + 1):
+            for values in combinations(cell["values"], count):
+                reasons.setdefault((_last(cell["task"]), ", ".join([cell["mixer"], *values])), cell["reason"])
+    impossible: dict[str, dict[str, str]] = defaultdict(dict)
+    others: dict[str, list[str]] = defaultdict(list)
+    for task, names in absent.items():
+        for name in names:
+            if (_last(task), name) in reasons:
+                impossible[task][name] = reasons[_last(task), name]
+            else:
+                others[task].append(name)
+    return impossible, others
+
+
+def _last(task: str) -> str:
+    """`diagnostics/mqar` is `mqar` too."""
+    return task.rpartition("/")[2]
 
 
 def _cells(question: Mapping[str, Any], rows: Sequence[Row], scopes: set[str]) -> Iterator[str]:

@@ -55,6 +55,8 @@ def _header(report: Report) -> str:
     tiles += [(status, f"{count:,}", "bad") for status, count in report.statuses.items() if status != "done"]
     missing = sum(len(section.missing) for section in report.sections)
     tiles += [("missing", f"{missing}", "bad")] * bool(missing)
+    left_out = sum(len(section.left_out) for section in report.sections)
+    tiles += [("left out", f"{left_out}", "bad")] * bool(left_out)
     tiles += [("arms", f"{len(report.arms):,}", ""), ("tasks", f"{len(report.sections)}", "")]
     tiles.append(("seeds", f"{len({row.config['seed'] for row in report.rows})}", ""))
     items = "".join(f'<li class="{kind}"><b>{count}</b><span>{escape(what)}</span></li>' for what, count, kind in tiles)

@@ -67,8 +67,9 @@ def results(section: Section) -> Table:
     columns += [Column("seeds"), *(Column(name, rank=rank) for name, (_, _, rank) in NUMBERS.items())]
     columns.append(Column("configuration", number=False, rank=LAST))
     lines = [_line(section, arm, names, chosen) for arm in section.arms]
-    for what in section.missing:
-        lines.append([Cell(what, what), *(Cell("") for _ in [*names, *chosen]), Cell("missing")])
+    absent = dict.fromkeys(section.left_out, "left out") | dict.fromkeys(section.missing, "missing")
+    for what, status in absent.items():
+        lines.append([Cell(what, what), *(Cell("") for _ in [*names, *chosen]), Cell(status)])
         lines[-1] += [Cell("")] * (len(columns) - len(lines[-1]))
     return _without_empty(f"{section.task}: mean ± standard deviation over seeds", columns, lines)
 
