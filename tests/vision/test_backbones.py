@@ -274,7 +274,7 @@ def test_hub_round_trip(mixer: str, shape: str, tmp_path) -> None:
 
 
 def test_a_mixer_that_leaves_no_room_for_a_channel_mixer_says_so() -> None:
-    """Made narrower than half the width without a word, or wider, the block would be no equal of the other mixers'."""
+    """A block that is clamped without a word would have more weights than those of the other mixers."""
     large = {"embed_dim": 64, "mixer_kwargs": {"expand_v": 4}}
     message = (
         "gla of dim=64 has 54,784 of its block's 49,152 weights, so the GLU would have -32 channels, at least dim/2 = 32 "
