@@ -277,8 +277,8 @@ def test_a_mixer_that_leaves_no_room_for_a_channel_mixer_says_so() -> None:
     """A block that is clamped without a word would have more weights than those of the other mixers."""
     large = {"embed_dim": 64, "mixer_kwargs": {"expand_v": 4}}
     message = (
-    """A clamped block would have more weights than the other mixers have, without a word."""
-        'are allowed; remedy: channel_mixer={"hidden": 32}'
+        "gla of dim=64 has 54,784 of its block's 49,152 weights, so the GLU would have -32 channels, at least dim/2 = "
+        '32 are allowed; remedy: channel_mixer={"hidden": 32}'
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         build("gla", **large)
