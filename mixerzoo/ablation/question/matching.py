@@ -1,8 +1,8 @@
-"""Matching: models that differ in their mixers get the size that brings them closest to one common target.
+"""Gives models that differ in their mixers the size that brings them closest to one common target.
 
 Mixers differ in size (RetNet has twice attention's projections), so a comparison at equal width and depth would favour
-the larger. What is made equal is the number of parameters, the forward FLOPs of a training sequence, or the state at
-T = 1024; what is solved for is the width of the GLU, the model's width, or its depth.
+the larger. Either the number of parameters is made equal, or the forward FLOPs of a training sequence, or the state at
+T = 1024. It is solved for the width of the GLU, the model's width, or its depth.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ SOLVED = {"params": "glu", "flops": "glu", "state": "width"}
 
 @dataclass(frozen=True)
 class Matching:
-    """quantity: params | flops | state. solve: glu | width | depth; None: the GLU's width, for the state the model's.
+    """Says what is made equal, and by which size.
+
+    quantity: params | flops | state. solve: glu | width | depth; None: the GLU's width, for the state the model's.
 
     reference: the mixer whose model, as configured, sets the target; or the target itself.
     """
@@ -52,7 +54,7 @@ class Matching:
 
     @classmethod
     def parse(cls, text: str, solve: str | None = None) -> Matching | None:
-        """`params`, `flops:gla`, `state:65536`; None for `none`. Raises ValueError for another quantity."""
+        """Reads `params`, `flops:gla` or `state:65536`; None for `none`. Raises ValueError for another quantity."""
         if not isinstance(text, str):
             raise ValueError(f'match must be a text such as "params", "params:100000" or "none", got {text!r}')
         quantity, colon, reference = text.partition(":")
@@ -73,7 +75,10 @@ class Matching:
 
 
 class Match(NamedTuple):
-    """A run with its size solved, and how near it came; as it was, with no size, if its model can't be built."""
+    """Holds a run with its size solved, and how near it came.
+
+    A run whose model can't be built stays as it was, without a size.
+    """
 
     run: RunConfig
     size: int | None
@@ -85,9 +90,11 @@ class Match(NamedTuple):
 
 
 def match(run: RunConfig, matching: Matching, settings: Sequence[Setting] = ()) -> Match:
-    """The run with the size that comes nearest to the target. `settings` reach the reference mixer as they do runs.
+    """Returns the run with the size that comes nearest to the target.
 
-    Raises ValueError if that is farther from it than `TOLERANCE`, and if no width or depth can be built.
+    `settings` reach the reference mixer as they do runs.
+
+    Raises ValueError if it stays farther away than `TOLERANCE`, and if no width or depth can be built.
     """
     target = target_size(run, matching, settings)
     try:
@@ -102,7 +109,7 @@ def match(run: RunConfig, matching: Matching, settings: Sequence[Setting] = ()) 
 
 
 def checked(run: RunConfig) -> Match:
-    """The run as it is, whose model can be built. Raises ValueError for a setting that its mixer refuses."""
+    """Returns the run as it is, if its model can be built. Raises ValueError for a setting that its mixer refuses."""
     try:
         size = count_parameters(run.task, run.backbone)
         return Match(run, size, size)
@@ -111,7 +118,7 @@ def checked(run: RunConfig) -> Match:
 
 
 def measure(task: Task, backbone: BackboneConfig, quantity: str) -> int:
-    """A model's size in the quantity that is matched."""
+    """Returns a model's size in the quantity that is matched."""
     if quantity == "params":
         return count_parameters(task, backbone)
     cost = model_cost(task, backbone)
@@ -119,7 +126,7 @@ def measure(task: Task, backbone: BackboneConfig, quantity: str) -> int:
 
 
 def target_size(run: RunConfig, matching: Matching, settings: Sequence[Setting] = ()) -> int:
-    """What this run's model should measure: the reference mixer in its place, or the number."""
+    """Returns what this run's model should measure: the size of the reference mixer in its place, or the number."""
     if isinstance(matching.reference, int):
         return matching.reference
     reference = configure(matching.reference, run.task, run.seed, settings).backbone.mixer
@@ -127,7 +134,7 @@ def target_size(run: RunConfig, matching: Matching, settings: Sequence[Setting] 
 
 
 def _solve_glu(run: RunConfig, quantity: str, target: int) -> BackboneConfig:
-    """Parameters and FLOPs are affine in the GLU's width, which two counts determine exactly."""
+    """Solves for the GLU's width: parameters and FLOPs are affine in it, so two counts determine it exactly."""
     what = f"{run.backbone.label} on {run.task.name}"
     if run.backbone.channel_mixer is None:
         raise ValueError(
@@ -169,7 +176,9 @@ def _solve_depth(run: RunConfig, quantity: str, target: int) -> BackboneConfig:
 
 
 def _nearest(candidates: Sequence[BackboneConfig], run: RunConfig, quantity: str, target: int) -> BackboneConfig:
-    """The one nearest to the target, of candidates that grow, by bisection; those that can't be built are passed over.
+    """Returns the candidate nearest to the target, by bisection.
+
+    The candidates grow; those that can't be built are passed over.
 
     Both neighbours of the target are among those that are measured.
     """

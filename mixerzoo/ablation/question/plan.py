@@ -1,4 +1,4 @@
-"""From a grid to its runs, matched and priced, before anything is trained."""
+"""Turns a grid into its runs, matched and priced, before anything is trained."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COARSE = 0.05  # a mismatch above this is warned of
 
 
 class LeftOut(NamedTuple):
-    """A cell of the grid that cannot be: a mixer that cannot be matched, or a value that it refuses.
+    """Names a cell of the grid that cannot be: a mixer that cannot be matched, or a value that it refuses.
 
     values: what the axes set, such as `mixer.expand=128`. reason: why, in the words of the error.
     """
@@ -35,9 +35,11 @@ class LeftOut(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Every run of a grid with its size matched. `matches` is empty where nothing was asked to be equal.
+    """Holds every run of a grid with its size matched.
 
-    left_out: cells that cannot be, and so have no runs.
+    `matches` is empty where nothing was asked to be equal.
+
+    left_out: cells that cannot be, and so have no run.
     """
 
     grid: Grid
@@ -47,28 +49,31 @@ class Plan(NamedTuple):
 
     @property
     def paths(self) -> list[str]:
-        """What is varied or searched for; of settings that go together the first."""
+        """Returns the paths that are varied or searched for; of settings that go together, the first."""
         tuned = self.grid.search.paths if self.grid.search else ()
         return list(dict.fromkeys([*(axis.paths[0] for axis in self.grid.vary), *tuned]))
 
     @property
     def trials(self) -> list[RunConfig]:
-        """What runs first: the candidates of a search, or everything."""
+        """Returns what runs first: the candidates of a search, or everything."""
         return trial_runs(self.runs, self.grid.search) if self.grid.search else list(self.runs)
 
     @property
     def priced(self) -> list[RunConfig]:
-        """A run for everything that has a cost of its own: the trials, or the arms whose trials are yet to be drawn."""
+        """Returns a run for everything that has a cost of its own.
+
+        These are the trials, or the arms whose trials are yet to be drawn.
+        """
         return self.trials or [run for run in self.runs if run.seed == self.runs[0].seed]
 
     @property
     def arms(self) -> int:
-        """Runs of one seed."""
+        """Returns the number of runs of one seed."""
         return len(self.runs) // len(dict.fromkeys(run.seed for run in self.runs))
 
     @property
     def later(self) -> int:
-        """Runs that wait for a choice: of the seeds on which nothing is chosen, one an arm."""
+        """Returns the number of runs that wait for a choice: one an arm, of every seed on which nothing is chosen."""
         if self.grid.search is None:
             return 0
         return self.arms * max(0, len(self.runs) // self.arms - self.grid.search.choose_on)
@@ -99,7 +104,7 @@ def plan(grid: Grid) -> Plan:
 
 
 def _merged(left_out: Sequence[LeftOut], matches: Sequence[Match]) -> tuple[LeftOut, ...]:
-    """Makes one cell, without values and with the first's reason, of a mixer's cells where none of them is left."""
+    """Merges a mixer's cells into one, without values and with the first's reason, where none of them has a run."""
     there = {(found.run.task.name, found.run.backbone.label) for found in matches}
     merged: dict[tuple[Any, ...], LeftOut] = {}
     for cell in left_out:
@@ -114,7 +119,7 @@ def _varied(cell: RunConfig, grid: Grid) -> tuple[str, ...]:
 
 
 def describe_matching(planned: Plan) -> list[str]:
-    """A sentence for every target: what was made equal, and the model that is farthest from it."""
+    """Returns a sentence for every target: what was made equal, and the model that is farthest from it."""
     matching = planned.grid.matching
     if matching is None:
         return []
@@ -135,7 +140,7 @@ def describe_matching(planned: Plan) -> list[str]:
 
 
 def describe(planned: Plan) -> str:
-    """How many runs."""
+    """Says how many runs there are."""
     search = planned.grid.search
     if search is None:
         return counted(len(planned.runs), "run")
