@@ -35,7 +35,7 @@ ASKED = {"backbone.mixer": "mixers", "task": "tasks", "seed": "seeds"}  # what n
 
 @dataclass(frozen=True)
 class Setting:
-    """Holds `train.lr=3e-3` for every run that has it, or `hgrn2:train.lr=3e-3` for the runs of one mixer or one task."""
+    """Holds `train.lr=3e-3` for every run that has it, or `hgrn2:train.lr=3e-3` for those of one mixer or task."""
 
     path: str
     value: Any
@@ -133,7 +133,7 @@ def configure(mixer: str, task: Task, seed: int, settings: Iterable[Setting] = (
 
 
 def mixer_config(name: str, task: Task) -> dict[str, Any]:
-    """Returns a mixer's configuration on a task: its settings, and those of the task's keywords that it is capable of."""
+    """Returns a mixer's configuration on a task: its settings, and the task's keywords that it is capable of."""
     capabilities = mixer_info(name).capabilities
     asked = {keyword: value for keyword, value in task.mixer_keywords.items() if keyword in capabilities}
     return {"name": name, **MIXER_SETTINGS.get(name, {}), **asked}

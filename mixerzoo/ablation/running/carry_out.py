@@ -1,4 +1,4 @@
-"""Carries a plan out in a store: what is missing is run, and a search's choices follow its trials."""
+"""Carries a plan out in a store: missing runs are done, and a search's choices follow its trials."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from .trials import HalvingSearch, chosen_runs, known_trials
 
 
 def carry_out(planned: Plan, store: Store, engine: Engine, observe: Observe) -> bool:
-    """Do every run that isn't finished; after a search, the further seeds with what was chosen.
+    """Does every run that isn't finished, and after a search the further seeds with what was chosen.
+
+    Returns False if there was nothing to do and the question is the one before. The question stands in the store's
+    grid.json from the start, and what was left out in left_out.json. Raises OSError if the store cannot be written.
 
     False if there was nothing to do and the question is the one before. It stands in the store's grid.json from the
     start, and what had to be left out in left_out.json. Raises OSError if the store cannot be written.
@@ -54,7 +57,7 @@ def carry_out(planned: Plan, store: Store, engine: Engine, observe: Observe) -> 
 
 
 def _keep(path: Path, value: Any) -> bool:
-    """Writes a value as JSON unless the file holds it already, and returns if it did."""
+    """Writes a value as JSON unless the file holds it already, and returns whether it did."""
     changed = read_json(path) != json.loads(to_json(value))
     if changed:
         write_atomically(path, to_json(value))
@@ -62,7 +65,10 @@ def _keep(path: Path, value: Any) -> bool:
 
 
 def expected(planned: Plan, store: Store) -> tuple[int, int]:
-    """How many runs are to be done, and about how many steps in all: a search gives some up, and chooses others."""
+    """Returns how many runs are to be done, and about how many steps in all.
+
+    A search gives some runs up, and chooses others.
+    """
     search, (ended, known) = planned.grid.search, finished(planned, store)
     runs = known - ended
     if search is not None and (runs or not known):
@@ -77,7 +83,7 @@ def expected(planned: Plan, store: Store) -> tuple[int, int]:
 
 
 def finished(planned: Plan, store: Store) -> tuple[int, int]:
-    """How many of the runs that are known have come to an end, and how many are known."""
+    """Returns how many of the known runs have ended, and how many are known."""
     known = _known(planned, store)
     return sum(store.finished(run.run_id) for run in known), len(known)
 

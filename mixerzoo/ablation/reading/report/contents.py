@@ -1,6 +1,6 @@
-"""What a report speaks of: runs that were read, filtered and grouped into arms, and for every task what is to be told.
+"""Gathers what a report speaks of: runs that were read, filtered and grouped into arms, and sections by task.
 
-Where a search chose settings, an arm is what it chose, and the other trials only stand in the figures of the search.
+An arm of a search is what it chose; the other trials only stand in the figures of the search.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ FEW_SEEDS = 5  # with fewer, an interval cannot be as wide as it should
 
 @dataclass(frozen=True)
 class Section:
-    """One task's part of a report. `trials` are its runs as arms of their own, also those that a search passed over."""
+    """Holds one task's part of a report.
+
+    trials: its runs as arms of their own, also those that a search passed over.
+    """
 
     task: str
     arms: tuple[Arm, ...]
@@ -49,7 +52,7 @@ class Section:
 
     @cached_property
     def best(self) -> set[str]:
-        """The labels of what is in first place, on every variant of the task."""
+        """Returns the labels of what is in first place, on every variant of the task."""
         means: dict[str, float | None] = {}
         for arm in self.arms:  # best first
             means.setdefault(arm.task_label, arm.mean)
@@ -57,18 +60,18 @@ class Section:
 
     @cached_property
     def split(self) -> str:
-        """Which split the values are of; empty for rows that don't say, and where they differ."""
+        """Returns the split that the values are of; empty for rows that don't say, and where they differ."""
         splits = {row.result.get("split", "") for arm in self.arms for row in arm.done}
         return splits.pop() if len(splits) == 1 else ""
 
     @cached_property
     def comparisons(self) -> dict[str, Comparison]:
-        """With the baseline, by the labels of the arms that have one."""
+        """Returns the comparisons with the baseline, by the labels of the arms that have one."""
         return comparisons(self.arms, self.baseline) if self.baseline else {}
 
     @cached_property
     def problems(self) -> list[str]:
-        """A sentence for every run without a value; seeds that went the same way share one."""
+        """Returns a sentence for every run without a value; seeds that went the same way share one."""
         groups = defaultdict(list)
         for arm in self.trials:
             for row in arm.lost:
@@ -82,12 +85,12 @@ class Section:
 
     @cached_property
     def warnings(self) -> list[str]:
-        """Where the comparison is not fair, or not sure."""
+        """Returns sentences on where the comparison is not fair, or not sure."""
         return warnings(self.arms, self.choices)
 
     @cached_property
     def notes(self) -> list[str]:
-        """How the numbers arose."""
+        """Returns sentences on how the numbers arose."""
         rows = [row for arm in self.arms for row in arm.rows]
         notes = [row.result.get("measurements", {}).get("note") for row in rows]
         notes += [
@@ -107,7 +110,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that is shown. `rows` are all runs that the filters left, `arms` what the tables compare.
+    """Holds everything that is shown. `rows` are all runs that the filters left, `arms` what the tables compare.
 
     directory: where its files go: the runs' own directory, a folder in it for a part of them, or, of several
     directories, one beside the first.
@@ -125,7 +128,7 @@ class Report:
 
     @property
     def pooled(self) -> str:
-        """What a filter and a regrouping have made of the runs, as a sentence; empty without them."""
+        """Returns what a filter and a regrouping have made of the runs, as a sentence; empty without them."""
         parts = [f"only runs with {' and '.join(self.where)}; what is missing is not counted"] * bool(self.where)
         parts += [f"grouped by {', '.join(map(heading, self.by))} alone, pooling whatever else differs"] * bool(self.by)
         return f"Shown: {'; '.join(parts)}." if parts else ""
@@ -138,7 +141,9 @@ class Report:
 def read_report(
     *stores: Store, where: Iterable[str] = (), by: Iterable[str] = (), baseline: str | None = None
 ) -> Report:
-    """The runs of one or more directories, with the folder as one more setting where there are several.
+    """Reads the runs of one or more directories.
+
+    Where there are several, the folder is one more setting.
 
     where: conditions, all of which a run must meet: `train.lr=3e-3`, `mixer=gla,hgrn2`, `seed<2`. by: dotted paths to
     group by instead of everything but the seed. baseline: a mixer or an arm's label, to compare the others with.
@@ -194,14 +199,14 @@ def read_report(
 
 
 def _shown(choice: Choice) -> Iterable[Row]:
-    """What was chosen; every trial where nothing could be, so that what went wrong is seen."""
+    """Returns what was chosen; every trial where nothing could be, so that what went wrong is seen."""
     if choice.best is not None:
         return choice.best.rows
     return (row for candidate in choice.candidates for row in candidate.rows)
 
 
 def _names(roots: Sequence[Path]) -> list[str]:
-    """As much of the end of every path as tells them apart."""
+    """Returns as much of the end of every path as tells them apart."""
     parts = [root.resolve().parts for root in roots]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(own[-length:]) for own in parts]
