@@ -1,9 +1,9 @@
 """Defines settings, as `--set` and `--vary` give them, and applies those that reach a run.
 
-Defaults override each other in this order: the dataclasses', the mixer's entry in `MIXER_SETTINGS` with what the task
-asks of every mixer able to do it, the task's recipe, the user's settings, and last a value from every axis. A setting
-reaches the runs that have it: `mixer.expand` those of mixers with that keyword, `task.length` those of tasks
-with that field. One that reaches none is an error.
+Later defaults override earlier ones: the dataclasses', the mixer's entry in `MIXER_SETTINGS` and the keywords that the
+task asks of it, the task's recipe, the user's settings, a value from every axis. A setting reaches the runs that have
+it: `mixer.expand` those of mixers with that keyword, `task.length` those of tasks with that field. One that reaches
+none is an error.
 """
 
 from __future__ import annotations

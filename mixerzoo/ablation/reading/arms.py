@@ -1,7 +1,7 @@
 """Groups runs into arms: the runs of a grid that differ in nothing but their seed.
 
-Whatever else differs between the arms of one mixer becomes part of their name, so runs with different settings or data
-are never averaged, unless a regrouping asks for just that.
+Any other difference between the arms of one mixer becomes part of their name. So runs with different settings or data
+are never averaged, unless a regrouping asks for it.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Arm:
 
     @property
     def metric(self) -> Mapping[str, Any]:
-        """Returns the metric's name, unit and direction; empty as long as no run has told them."""
+        """Returns the metric's name, unit and direction; empty as long as no run has reported them."""
         return next((row.result["metric"] for row in self.rows if "metric" in row.result), {})
 
     @property

@@ -33,8 +33,8 @@ def warnings(arms: Sequence[Arm], choices: Sequence[Choice] = ()) -> list[str]:
 def unconverged(arms: Sequence[Arm]) -> Iterator[str]:
     """Warns of arms whose validation metric still improved notably over the last tenth of their steps.
 
-    Notably means by more than the standard deviation of its seeds at the end, and by more than 2 % of everything that it has
-    improved since the first evaluation. Fewer than three evaluations don't tell.
+    Notably means by more than the standard deviation of an arm's seeds at the end. It also means by more than 2 % of
+    what the arm has improved since its first evaluation. Fewer than three evaluations don't tell.
     """
     found = [arm for arm in arms if _still_improves(arm)]
     if found:

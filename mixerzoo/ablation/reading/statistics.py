@@ -1,7 +1,7 @@
 """Computes statistics of a few seeds: intervals, paired comparisons, ranks over tasks, Pareto fronts.
 
-It takes and gives numbers, purely and deterministically: nothing here knows of runs. The quantiles of Student's t and of
-the studentized range are computed by quadrature, so numpy is enough.
+Everything is pure and deterministic: numbers go in and come out, and nothing here knows of runs. The quantiles of
+Student's t and of the studentized range are computed by quadrature, so numpy is enough.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def interval(values: Sequence[float]) -> Interval | None:
 
     The plain percentile interval is too narrow for few values. Hesterberg (The American Statistician 69, 2015,
     section 4.4) takes its quantiles at `Phi(-sqrt(n/(n-1)) t)` instead of 2.5 %, t the quantile of Student's t with
-    n-1 degrees of freedom, so that for normal data it is as wide as Student's interval. BCa corrects skewness, which
+    n-1 degrees of freedom. So for normal data it is as wide as Student's interval. BCa corrects skewness, which
     a handful of values can't tell. No bootstrap interval reaches beyond the values: see `coverage_of_the_range`.
     """
     n = len(values)
@@ -81,8 +81,8 @@ def coverage_of_the_range(n: int) -> float:
 def compare(values: Mapping[int, float], baseline: Mapping[int, float], *, higher_is_better: bool) -> Comparison | None:
     """Compares values by seed with a baseline's, paired over the seeds that both have; None if they share none.
 
-    It is told apart if two 95 % intervals of the mean difference exclude zero: the bootstrap's, and Student's, which is
-    the wider one where there are few seeds. One seed tells nothing apart.
+    Values are told apart if two 95 % intervals of the mean difference exclude zero: the bootstrap's and Student's.
+    Student's is the wider one where there are few seeds. One seed tells nothing apart.
     """
     seeds = sorted(values.keys() & baseline.keys())
     if not seeds:

@@ -24,7 +24,7 @@ class Started(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """Says that a run is under way. A resumed run tells its earlier points once more."""
+    """Says that a run is under way. A resumed run reports its earlier points once more."""
 
     run_id: str
     step: int

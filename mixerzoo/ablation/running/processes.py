@@ -28,7 +28,7 @@ PARENT_DEATH_SIGNAL = 1  # of prctl(2)
 
 
 def launch(run: RunConfig, record: RunRecord, report: Callable[[Progress], None], options: Options) -> dict[str, Any]:
-    """Carries a run out on `options.processes` processes, tells its points as they are written, and returns its result.
+    """Carries a run out on `options.processes` processes, reports its points, and returns its result.
 
     Raises RuntimeError with the end of their output if one of them fails.
     """

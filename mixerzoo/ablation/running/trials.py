@@ -34,7 +34,7 @@ def chosen_runs(runs: Sequence[RunConfig], search: Search, rows: Sequence[Row]) 
 class HalvingSearch:
     """Makes trials of every arm in turn, as Optuna suggests them, and stops those that fall behind.
 
-    Trials that the store already holds are told first, so an interrupted search resumes where it was.
+    Trials that the store already holds are reported first, so an interrupted search resumes where it was.
     """
 
     def __init__(self, runs: Sequence[RunConfig], search: Search, store: Store) -> None:
@@ -62,7 +62,7 @@ class HalvingSearch:
     def hear(self, event: Any) -> None:
         """Hears of an evaluation or an end.
 
-        A run that has fallen behind the others of its arm is stopped; an end is told to Optuna.
+        A run that has fallen behind the others of its arm is stopped; an end is reported to Optuna.
         """
         if event.run_id not in self._running:
             return

@@ -112,8 +112,8 @@ class Section:
 class Report:
     """Holds everything that is shown. `rows` are all runs that the filters left, `arms` what the tables compare.
 
-    directory: where its files go: the runs' own directory, a folder in it for a part of them, or, of several
-    directories, one beside the first.
+    directory: where its files go. It is the runs' own, a folder in it for a part of them, or, of several directories,
+    one beside the first.
     """
 
     directory: Path

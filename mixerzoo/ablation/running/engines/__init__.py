@@ -25,4 +25,4 @@ class Engine(Protocol):
     """
 
     def run(self, runs: Iterator[RunConfig], store: Store, observe: Observe) -> None:
-        """Carries out every run that isn't finished, and tells `observe`, in the caller's thread, what happens."""
+        """Carries out every run that isn't finished, and reports to `observe`, in the caller's thread, what happens."""

@@ -1,6 +1,7 @@
-"""Hands runs to a scheduler as jobs and follows them through the store that they write to: half of Ray's and Slurm's.
+"""Hands runs to a scheduler as jobs and follows them through the store that they write to.
 
-A job is one call of `carry_out`, on a machine that sees the store's directory and has this package.
+Ray's and Slurm's engines share this. A job is one call of `carry_out`, on a machine that sees the store's directory and
+has this package.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def carry_out(root: Path, run_id: str, config: Mapping[str, Any], options: Optio
 def follow(
     runs: Iterator[RunConfig], store: Store, observe: Observe, submit: Submit, places: Callable[[], int], every: float
 ) -> None:
-    """Hands runs over while there are places, and tells what becomes of them, looking every few seconds."""
+    """Hands runs over while there are places, and reports what becomes of them, looking every few seconds."""
     followed: list[_Followed] = []
     exhausted = False
     try:
@@ -87,7 +88,7 @@ class _Followed:
     told: int = 0
 
     def tell_news(self, store: Store, observe: Observe) -> bool:
-        """Tells what is new, and returns whether that was the last."""
+        """Reports what is new, and returns whether that was the last."""
         run_id, directory = self.run.run_id, store.root / self.run.run_id
         ended = self.job.ended()  # before the files are read, for what it wrote last must be among them
         if not self.started and (directory / "log.txt").exists():

@@ -198,7 +198,7 @@ class _Pool:
             self.elsewhere[run.run_id] = run
 
     def _look_elsewhere(self) -> None:
-        """Looks at runs of other runners: tells those that came to an end, takes over those that were let go."""
+        """Looks at runs of other runners: reports those that ended, takes over those that were let go."""
         for run_id, run in list(self.elsewhere.items()):
             with self.store.claim(run_id) as free:
                 if not free:
