@@ -1,4 +1,4 @@
-"""Grids of training runs: expand, match, search, carry out, store, report.
+"""Runs grids of trainings: expand, match, search, carry out, store, report.
 
 from mixerzoo.ablation import Grid, ablate
 
@@ -19,9 +19,9 @@ __all__ = ["Grid", "ablate"]
 
 
 def ablate(grid: Grid, directory: str | Path, engine: Engine | None = None, *, plots: bool = True) -> Report:
-    """Do what is missing of a grid's runs in a directory, by default on this machine's cores or GPUs, and report.
+    """Does what is missing of a grid's runs in a directory, by default on this machine's cores or GPUs, and reports.
 
-    Raises ValueError for what `plan` raises it.
+    Raises whatever `plan` raises.
     """
     from .question.plan import plan
     from .reading.report import write_report

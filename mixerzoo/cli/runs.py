@@ -75,7 +75,7 @@ def make_plan(values: Mapping[str, Any]) -> Plan:
     from mixerzoo.ablation.question.plan import describe_matching, plan
 
     planned = plan(Grid.of(**values))
-    for line in (*describe_matching(planned), *planned.left_out):
+    for line in (*describe_matching(planned), *map(str, planned.left_out)):
         typer.echo(line)
     return planned
 

@@ -1,4 +1,4 @@
-"""A pattern of mixers: a name, a configuration with a 'name', or a list of those, which is tiled over the depth.
+"""A pattern of mixers is a name, a configuration with a 'name', or a list of those to tile over the depth.
 
     "hgrn2"    {"name": "hgrn2", "expand": 16}    ["hgrn2", {"name": "attention", "num_heads": 4}]
 

@@ -1,4 +1,4 @@
-"""Chunks of work on several cores, their results in order, so that what comes out doesn't depend on the cores."""
+"""Spreads chunks of work over several cores. The results come in order and don't depend on the number of cores."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Progress = Callable[[int, int], None]
 
 
 def in_order(make: Callable[[int], T], first: int, last: int, workers: int | None) -> Generator[T, None, None]:
-    """`make(i)` for i from `first` up to but without `last`; `workers` processes, by default one a usable core.
+    """Yields `make(i)` for i from `first` up to but without `last`, from `workers` processes, by default one a core.
 
     `make` must be importable, a module's function or a `functools.partial` of one.
     """
@@ -31,7 +31,7 @@ def in_order(make: Callable[[int], T], first: int, last: int, workers: int | Non
 
 
 def _follow_parent() -> None:
-    """Ctrl-C is for the parent alone, and a worker doesn't outlive it: else one that is killed leaves them waiting."""
+    """Leaves Ctrl-C to the parent, and ends with it: workers of a parent that is killed would be left waiting."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     Thread(target=_end_with_parent, daemon=True).start()
 
@@ -47,4 +47,4 @@ def usable_cores() -> int:
 
 
 def silent(done: int, total: int) -> None:
-    """A progress that shows nothing."""
+    """Shows no progress."""

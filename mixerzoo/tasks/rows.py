@@ -1,4 +1,4 @@
-"""Rows of a data set in batches: their order, and sequences of different lengths in one array."""
+"""Batches rows of a data set: their order, and sequences of different lengths in one array."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def rows_forever(count: int, seed: int, batch_size: int) -> Iterator[np.ndarray]:
-    """Batches of row numbers from a data set, epoch after epoch, each a shuffle that `seed` decides."""
+    """Yields batches of row numbers from a data set, epoch after epoch, each a shuffle that `seed` decides."""
     rng = np.random.default_rng(seed)
     order = np.zeros(0, np.int64)
     while True:
@@ -26,19 +26,19 @@ def rows_once(count: int, batch_size: int) -> Iterator[np.ndarray]:
 
 
 def ragged(sequences: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """Sequences of different lengths as one array: `tokens`, and `starts`, one more than there are sequences."""
+    """Joins sequences of different lengths to one array `tokens`; `starts` has one more than there are sequences."""
     starts = np.concatenate([[0], np.cumsum([len(sequence) for sequence in sequences])])
     return {"tokens": np.concatenate(sequences), "starts": starts}
 
 
 def ragged_rows(data: Mapping[str, np.ndarray], rows: np.ndarray) -> list[np.ndarray]:
-    """Sequences out of what `ragged` returns."""
+    """Returns sequences out of what `ragged` returns."""
     spans = zip(data["starts"][rows], data["starts"][rows + 1], strict=True)
     return [data["tokens"][start:end] for start, end in spans]
 
 
 def padded(sequences: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Id sequences, none of them empty, as `inputs` [B,T] int64, zeros on the right, and their `mask`."""
+    """Returns id sequences, none empty, as `inputs` [B,T] int64, zeros on the right, and their `mask`."""
     inputs = np.zeros((len(sequences), max(map(len, sequences))), np.int64)
     for row, sequence in zip(inputs, sequences, strict=True):
         row[: len(sequence)] = sequence

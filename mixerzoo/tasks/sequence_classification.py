@@ -1,4 +1,4 @@
-"""Tasks that put a whole sequence into one of several classes: what they share beside their data."""
+"""Defines tasks that put a whole sequence into one of several classes: what they share beside their data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from .config import BackboneConfig
 
 @dataclass(frozen=True)
 class SequenceClassification(Task):
-    """A task of sequences and labels. A batch holds `inputs`, `labels` [B] and, unless all are as long, `mask` [B,T].
+    """Classifies sequences.
+
+    A batch holds `inputs`, `labels` [B] and, unless all are as long, `mask` [B,T].
 
     The fields are the encoder's. Subclasses say what `inputs` are, in `input_keywords`.
     """
@@ -33,7 +35,7 @@ class SequenceClassification(Task):
 
     @property
     def input_keywords(self) -> dict[str, Any]:
-        """The encoder's vocab_size or channels, its max_length and, for images, its scan_order and grid."""
+        """Returns the encoder's vocab_size or channels, max_length and, for images, scan_order and grid."""
         raise NotImplementedError
 
     @property
@@ -55,7 +57,7 @@ class SequenceClassification(Task):
         return int(batch["mask"].sum()) if "mask" in batch else batch["inputs"].shape[:2].numel()
 
     def state_size(self, model: nn.Module, length: int) -> int:
-        """Of the scan in one direction."""
+        """Returns the size of the scan in one direction."""
         return cast(SequenceClassifier, model).state_size(length)
 
     def _logits(self, model: nn.Module, batch: Batch) -> Tensor:

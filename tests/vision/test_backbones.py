@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -278,6 +279,19 @@ def test_hub_round_trip(mixer: str, shape: str, tmp_path) -> None:
     timm.models.save_for_hf(model, tmp_path)
     twin = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     assert_identical(twin(x), model(x))
+
+
+def test_a_mixer_that_leaves_no_room_for_a_channel_mixer_says_so() -> None:
+    """A block that is clamped without a word would have more weights than those of the other mixers."""
+    large = {"embed_dim": 64, "mixer_kwargs": {"expand_v": 4}}
+    message = (
+        "gla of dim=64 has 54,784 of its block's 49,152 weights, so the GLU would have -32 channels, at least dim/2 = "
+        '32 are allowed; remedy: channel_mixer={"hidden": 32}'
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        build("gla", **large)
+    model = build("gla", **large, channel_mixer={"hidden": 32})
+    assert model.blocks[0].channel_mixer.down_proj.in_features == 32
 
 
 def test_contradictions_are_named() -> None:

@@ -1,1 +1,1 @@
-"""What a grid asks, resolved to runs: settings and axes, matched sizes, what is searched for, and the costs."""
+"""Resolves what a grid asks to runs: settings and axes, matched sizes, searches, and the costs."""

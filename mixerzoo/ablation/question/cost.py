@@ -1,4 +1,4 @@
-"""What a run's model costs, told before anything is trained: parameters, FLOPs, state, and seconds on this machine."""
+"""Counts what a run's model costs before anything is trained: parameters, FLOPs, state, and seconds on this machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ TRIAL_FLOPS = {"cpu": 2e11, "cuda": 1e13}  # a training step above this is not t
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a task's model. `flops`: forward, of one training sequence of `tokens` tokens. `state`: bytes at T = 1024."""
+    """Holds the cost of a task's model.
+
+    flops: forward, of one training sequence of `tokens` tokens. state: bytes at T = 1024.
+    """
 
     parameters: int
     tokens: int
@@ -26,19 +29,25 @@ class Cost:
     state: int
 
     def training_flops(self, run: RunConfig) -> int:
-        """Of all steps: the backward pass counts twice the forward pass."""
+        """Returns the FLOPs of all steps: the backward pass counts twice the forward pass."""
         return 3 * self.flops * run.train.batch_size * run.train.steps
 
 
 class CannotBuild(RuntimeError):
-    """A mixer's constructor broke down. Its runs will fail in the same way, each as a row; the others go on."""
+    """Says that a mixer's constructor broke down.
+
+    Its runs will fail in the same way, each as a row; the others go on.
+    """
 
 
 _COSTS: dict[str, Cost] = {}
 
 
 def model_cost(task: Task, backbone: BackboneConfig) -> Cost:
-    """Counted on the model itself, once for equal models. Raises CannotBuild, or ValueError for a wrong setting."""
+    """Counts the cost on the model itself, once for equal models.
+
+    Raises CannotBuild, or ValueError for a wrong setting.
+    """
     key = json.dumps([task.to_dict(), asdict(backbone)], sort_keys=True, default=str)
     if key not in _COSTS:
         model = _build(task, backbone)
@@ -48,12 +57,15 @@ def model_cost(task: Task, backbone: BackboneConfig) -> Cost:
 
 
 def count_parameters(task: Task, backbone: BackboneConfig) -> int:
-    """Parameters of a task's model."""
+    """Returns the number of parameters of a task's model."""
     return sum(parameter.numel() for parameter in _build(task, backbone).parameters())
 
 
 def estimate_seconds(run: RunConfig) -> float | None:
-    """How long a run takes here, from one training step and one evaluated batch; None for a model too large to try."""
+    """Estimates how long a run takes here; None for a model too large to try.
+
+    It measures training steps and one evaluated batch.
+    """
     cost = model_cost(run.task, run.backbone)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if 3 * cost.flops * run.train.batch_size > TRIAL_FLOPS[device]:
@@ -89,7 +101,7 @@ def _evaluation_seconds(run: RunConfig, model: torch.nn.Module, device: str) -> 
 
 
 def _build(task: Task, backbone: BackboneConfig) -> torch.nn.Module:
-    """A small model is built in a millisecond; a large one stays on the meta device, whose first use takes seconds."""
+    """Builds a model, a small one within a millisecond; a large one stays on the meta device, slow at first use."""
     small = backbone.dim**2 * backbone.depth <= SMALL
     try:
         with torch.device("cpu" if small else "meta"):

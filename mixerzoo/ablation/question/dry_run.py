@@ -1,4 +1,4 @@
-"""What a grid will cost, before any money is spent: every run with parameters, FLOPs, state and an estimated time."""
+"""Shows what a grid will cost before any money is spent: every run's parameters, FLOPs, state and estimated time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from .plan import Plan
 
 
 def cost_table(planned: Plan) -> tuple[Table, float]:
-    """A line a run, or an arm whose trials are drawn from a range, and the seconds of all that could be estimated.
+    """Returns a table with a line a run, and the seconds of all that could be estimated.
+
+    An arm whose trials are drawn from a range is one line.
 
     Times are measured here: two training steps and one evaluated batch for each that has a speed of its own.
     """
@@ -65,7 +67,7 @@ def cost_table(planned: Plan) -> tuple[Table, float]:
 
 
 def summary(planned: Plan, seconds: float, workers: int) -> str:
-    """How many runs, and how long they take with so many at a time."""
+    """Says how many runs there are, and how long they take with so many at a time."""
     trials, ranges = _drawn(planned)
     runs = trials * len(planned.priced)
     places = 1 if any(run.task.alone for run in planned.runs) else min(workers, runs)
@@ -77,7 +79,7 @@ def summary(planned: Plan, seconds: float, workers: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`45 s`, `12 min`, `3.2 h`."""
+    """Returns `45 s`, `12 min` or `3.2 h`."""
     for unit, size in (("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.3g} {unit}"
@@ -85,7 +87,7 @@ def duration(seconds: float) -> str:
 
 
 def _drawn(planned: Plan) -> tuple[int, dict[str, str]]:
-    """How many trials of an arm are drawn from which ranges; one, and no range, where every run is known."""
+    """Returns how many trials of an arm are drawn, and from which ranges; 1 and none where every run is known."""
     search = planned.grid.search
     if search is None or search.combinations:
         return 1, {}
@@ -93,6 +95,6 @@ def _drawn(planned: Plan) -> tuple[int, dict[str, str]]:
 
 
 def _speed(run: RunConfig) -> str:
-    """Equal for runs that take as long: seeds, learning rates and the like make no difference."""
+    """Returns a key that is equal for runs that take as long: seeds, learning rates and the like make no difference."""
     train = run.train
     return repr((run.task, run.backbone, train.steps, train.batch_size, train.accumulate, train.evaluate_every))

@@ -1,6 +1,6 @@
 """A grid is a question: mixers x tasks x varied settings x seeds, what is made equal, and what is searched for.
 
-The same from keywords (`Grid.of`), from a TOML file (`read_grid`) and from the command line:
+It is the same from keywords (`Grid.of`), from a TOML file (`read_grid`) and from the command line:
 
     mixers = ["hgrn2", "gla"]               a name, or a pattern tiled over the depth: "hgrn2+attention"
     tasks = ["diagnostics/mqar"]            a name, or a table: {name = "mqar", num_pairs = 8}
@@ -40,7 +40,7 @@ KEYS = (
 
 @dataclass(frozen=True)
 class Grid:
-    """What to compare, and how. `vary`: axes, of which every combination is run."""
+    """Says what to compare, and how. `vary` holds axes, of which every combination is run."""
 
     mixers: tuple[str, ...]
     tasks: tuple[str | Mapping[str, Any], ...]
@@ -54,7 +54,9 @@ class Grid:
 
     @classmethod
     def of(cls, **values: Any) -> Grid:
-        """From the keys of a question file, `Grid.of(mixers=["hgrn2"], tasks=["mqar"], vary={"mixer.expand": [1, 8]})`.
+        """Builds a grid from the keys of a question file.
+
+        `Grid.of(mixers=["hgrn2"], tasks=["mqar"], vary={"mixer.expand": [1, 8]})`.
 
         Raises ValueError for unknown keys and for values that no grid can have.
         """
@@ -86,7 +88,7 @@ class Grid:
         return grid
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, every path in its long form; `Grid.of(**values)` reads them back."""
+        """Returns plain JSON values, every path in its long form; `Grid.of(**values)` reads them back."""
         matching, search = self.matching, self.search
         return {
             "question": self.question,
@@ -106,12 +108,14 @@ class Grid:
 
 
 def read_grid(path: str | Path) -> dict[str, Any]:
-    """What a question file says, for `Grid.of`. Raises ValueError if it can't be read."""
+    """Reads the keys of a question file, for `Grid.of`. Raises ValueError if it can't be read."""
     return read_toml(path, "question")
 
 
 def expand(grid: Grid) -> list[RunConfig]:
-    """Every run of the grid, all of one seed before the next, so that an interrupted grid already has a whole table.
+    """Returns every run of the grid, all of one seed before the next.
+
+    So an interrupted grid already has a whole table.
 
     Nothing is matched or searched for yet. Raises ValueError for unknown names, unknown keys, settings that reach no
     run, and data that cannot be read.
@@ -137,7 +141,7 @@ def expand(grid: Grid) -> list[RunConfig]:
 
 
 def seeds_of(seeds: int | Sequence[int]) -> tuple[int, ...]:
-    """A count stands for 0, 1, ..."""
+    """Returns the seeds; a count stands for 0, 1, ..."""
     return tuple(range(seeds)) if isinstance(seeds, int) else tuple(_list(seeds, "seeds must be a count or a list"))
 
 
@@ -154,7 +158,10 @@ def _check_search(search: Search, grid: Grid) -> None:
 
 
 def _last_of_each(axes: Sequence[Axis]) -> tuple[Axis, ...]:
-    """Of axes that set the same the last holds. Raises ValueError for others that have a setting in common."""
+    """Keeps the last of several axes that set the same.
+
+    Raises ValueError for others that have a setting in common.
+    """
     distinct = {frozenset(axis.targets): axis for axis in axes}
     for (first, one), (second, other) in itertools.combinations(distinct.items(), 2):
         if first & second:
@@ -163,7 +170,7 @@ def _last_of_each(axes: Sequence[Axis]) -> tuple[Axis, ...]:
 
 
 def _null(value: Any) -> Any:
-    """TOML has no word for nothing."""
+    """Returns None for "null", because TOML has no word for nothing."""
     if isinstance(value, (list, tuple)):
         return list(map(_null, value))
     return None if value == "null" else value

@@ -1,4 +1,4 @@
-"""Reads the setting at a dotted path of a configuration, and says which paths there are where one is unknown."""
+"""Reads the setting at a dotted path of a configuration, and lists the known paths where one is unknown."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mixerzoo.registry.registry import unknown
 
 
 def value_at(config: Any, path: str, default: Any = None) -> Any:
-    """The one setting at a canonical path; in a pattern that of the first mixer that has it."""
+    """Returns the one setting at a canonical path; of a pattern, that of the first mixer that has it."""
     value: Any = config
     for key in path.split("."):
         if isinstance(value, list) and not key.isdigit():
@@ -25,7 +25,7 @@ def value_at(config: Any, path: str, default: Any = None) -> Any:
 
 
 def unknown_path(kind: str, path: str, known: Sequence[str]) -> str:
-    """`unknown path 'lr'; did you mean train.lr?`: those that end alike, else the nearest and all."""
+    """Returns `unknown path 'lr'; did you mean train.lr?`: paths that end alike, else the nearest and all."""
     key = path.rpartition(".")[2]
     if same := [other for other in known if other.rpartition(".")[2] == key]:
         return f"unknown {kind} {path!r}; did you mean {' or '.join(same[:MOST_NAMES])}?"

@@ -1,9 +1,10 @@
-"""From a grid to its runs, matched and priced, before anything is trained."""
+"""Turns a grid into its runs, matched and priced, before anything is trained."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mixerzoo.ablation.formats import counted
 from mixerzoo.tasks import RunConfig
@@ -17,48 +18,72 @@ from .search import trial_runs
 COARSE = 0.05  # a mismatch above this is warned of
 
 
-class Plan(NamedTuple):
-    """Every run of a grid with its size matched. `matches` is empty where nothing was asked to be equal.
+class LeftOut(NamedTuple):
+    """Names a cell of the grid that cannot be: a mixer that cannot be matched, or a value that it refuses.
 
-    left_out: sentences on cells that cannot be, such as an axis' value that a mixer refuses.
+    values: what the axes set, such as `mixer.expand=128`. reason: why, in the words of the error.
+    """
+
+    task: str
+    mixer: str
+    values: tuple[str, ...]
+    reason: str
+
+    def __str__(self) -> str:
+        varied = f" with {', '.join(self.values)}" if self.values else ""
+        return f"{self.mixer} on {self.task}{varied} is left out: {self.reason}"
+
+
+class Plan(NamedTuple):
+    """Holds every run of a grid with its size matched.
+
+    `matches` is empty where nothing was asked to be equal.
+
+    left_out: cells that cannot be, and so have no run.
     """
 
     grid: Grid
     runs: tuple[RunConfig, ...]
     matches: tuple[Match, ...]
-    left_out: tuple[str, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def paths(self) -> list[str]:
-        """What is varied or searched for; of settings that go together the first."""
+        """Returns the paths that are varied or searched for; of settings that go together, the first."""
         tuned = self.grid.search.paths if self.grid.search else ()
         return list(dict.fromkeys([*(axis.paths[0] for axis in self.grid.vary), *tuned]))
 
     @property
     def trials(self) -> list[RunConfig]:
-        """What runs first: the candidates of a search, or everything."""
+        """Returns what runs first: the candidates of a search, or everything."""
         return trial_runs(self.runs, self.grid.search) if self.grid.search else list(self.runs)
 
     @property
     def priced(self) -> list[RunConfig]:
-        """A run for everything that has a cost of its own: the trials, or the arms whose trials are yet to be drawn."""
+        """Returns a run for everything that has a cost of its own.
+
+        These are the trials, or the arms whose trials are yet to be drawn.
+        """
         return self.trials or [run for run in self.runs if run.seed == self.runs[0].seed]
 
     @property
     def arms(self) -> int:
-        """Runs of one seed."""
+        """Returns the number of runs of one seed."""
         return len(self.runs) // len(dict.fromkeys(run.seed for run in self.runs))
 
     @property
     def later(self) -> int:
-        """Runs that wait for a choice: of the seeds on which nothing is chosen, one an arm."""
+        """Returns the number of runs that wait for a choice: one an arm, of every seed on which nothing is chosen."""
         if self.grid.search is None:
             return 0
         return self.arms * max(0, len(self.runs) // self.arms - self.grid.search.choose_on)
 
 
 def plan(grid: Grid) -> Plan:
-    """Raises ValueError for what `expand` and `match` raise it; but single values of an axis are left out."""
+    """Expands a grid and matches the sizes of its models; cells that cannot be are left out with their reason.
+
+    Raises whatever `expand` raises, and ValueError with the reasons if no cell is left.
+    """
     runs = expand(grid)
     seeds = dict.fromkeys(run.seed for run in runs)
     cells = runs[: len(runs) // len(seeds)]
@@ -70,23 +95,31 @@ def plan(grid: Grid) -> Plan:
         try:
             matches.append(match(cell, grid.matching, grid.settings) if grid.matching else checked(cell))
         except ValueError as error:
-            if not grid.vary:
-                raise
-            left_out.append(f"{_describe(cell, grid)} is left out: {error}")
+            left_out.append(LeftOut(cell.task.name, cell.backbone.label, _varied(cell, grid), str(error)))
     if not matches:
-        raise ValueError(left_out[0])
+        raise ValueError("; and ".join(dict.fromkeys(cell.reason for cell in left_out)))
     every = [found._replace(run=replace(found.run, seed=seed)) for seed in seeds for found in matches]
-    return Plan(grid, tuple(found.run for found in every), tuple(every) if grid.matching else (), tuple(left_out))
+    left = _merged(left_out, matches)
+    return Plan(grid, tuple(found.run for found in every), tuple(every) if grid.matching else (), left)
 
 
-def _describe(cell: RunConfig, grid: Grid) -> str:
+def _merged(left_out: Sequence[LeftOut], matches: Sequence[Match]) -> tuple[LeftOut, ...]:
+    """Merges a mixer's cells into one, without values and with the first's reason, where none of them has a run."""
+    there = {(found.run.task.name, found.run.backbone.label) for found in matches}
+    merged: dict[tuple[Any, ...], LeftOut] = {}
+    for cell in left_out:
+        shown = cell if (cell.task, cell.mixer) in there else cell._replace(values=())
+        merged.setdefault(shown[:-1], shown)
+    return tuple(merged.values())
+
+
+def _varied(cell: RunConfig, grid: Grid) -> tuple[str, ...]:
     values = {readable(axis.paths[0]): value_at(cell.to_dict(), axis.paths[0], "") for axis in grid.vary}
-    varied = [f"{path}={value}" for path, value in values.items() if value != ""]
-    return f"{cell.backbone.label} on {cell.task.name} with {', '.join(varied)}"
+    return tuple(f"{path}={value}" for path, value in values.items() if value != "")
 
 
 def describe_matching(planned: Plan) -> list[str]:
-    """A sentence for every target: what was made equal, and the model that is farthest from it."""
+    """Returns a sentence for every target: what was made equal, and the model that is farthest from it."""
     matching = planned.grid.matching
     if matching is None:
         return []
@@ -107,7 +140,7 @@ def describe_matching(planned: Plan) -> list[str]:
 
 
 def describe(planned: Plan) -> str:
-    """How many runs."""
+    """Says how many runs there are."""
     search = planned.grid.search
     if search is None:
         return counted(len(planned.runs), "run")

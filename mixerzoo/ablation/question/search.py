@@ -1,11 +1,11 @@
-"""An equal search for every arm of a grid: as many trials of the same candidates, chosen on validation data.
+"""Defines an equal search for every arm: as many trials of the same candidates, chosen on validation data.
 
     grid    every candidate is trained to the end
     asha    Optuna's asynchronous successive halving (arXiv:1810.05934) gives up on trials that fall behind
 
-Only settings of the training can be searched for, so the model, and with it what was matched, stays the same. What is
-chosen is chosen on the grid's first seeds, on the split "valid"; the other seeds run with the choice alone, and
-what is reported is their test split.
+Only settings of the training can be searched for, so the model, and with it the match, stays the same. The choice is
+made on the grid's first seeds, on the split "valid". The other seeds run with the choice alone, and their test split is
+reported.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TUNABLE = "train."
 
 @dataclass(frozen=True)
 class Candidates:
-    """What is tried for one path: `train.lr=1e-3,3e-3,1e-2`, or a range `train.lr=1e-4..1e-1`, log-uniform."""
+    """Lists what is tried for one path: `train.lr=1e-3,3e-3,1e-2`, or a range `train.lr=1e-4..1e-1`, log-uniform."""
 
     path: str
     values: tuple[Any, ...] = ()
@@ -50,7 +50,7 @@ class Candidates:
 
     @classmethod
     def of(cls, path: str, values: Any) -> Candidates:
-        """From a list of values, or a range as text."""
+        """Builds candidates from a list of values, or from a range as text."""
         path = canonical(path)
         if isinstance(values, (list, tuple)):
             return cls(path, tuple(value for index, value in enumerate(values) if value not in values[:index]))
@@ -63,7 +63,9 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Search:
-    """tune: paths and what is tried for them. trials: for every arm; None: every combination once.
+    """Says what is searched for, and how.
+
+    tune: paths and what is tried for them. trials: for every arm; None: every combination once.
 
     choose_on: how many of the grid's seeds the choice is made on.
     """
@@ -98,12 +100,12 @@ class Search:
 
     @property
     def combinations(self) -> list[dict[str, Any]]:
-        """Of listed values; none if there is a range."""
+        """Returns the combinations of listed values; none if there is a range."""
         return [dict(zip(self.paths, values, strict=True)) for values in product(*(c.values for c in self.tune))]
 
     @property
     def trials_per_arm(self) -> int:
-        """On each of the seeds that the choice is made on."""
+        """Returns the number of trials on each of the seeds that the choice is made on."""
         return self.trials or len(self.combinations)
 
     def check(self, run: RunConfig) -> None:
@@ -118,7 +120,7 @@ class Search:
 
 
 def with_values(run: RunConfig, values: Mapping[str, Any]) -> RunConfig:
-    """A run with settings of its training replaced."""
+    """Returns a run with settings of its training replaced."""
     parts: Any = {"train": run.to_dict()["train"]}
     for path, value in values.items():
         parts = assign(parts, path, value)
@@ -126,6 +128,9 @@ def with_values(run: RunConfig, values: Mapping[str, Any]) -> RunConfig:
 
 
 def trial_runs(runs: Sequence[RunConfig], search: Search) -> list[RunConfig]:
-    """Every candidate of every arm on the seeds that the choice is made on; a range's are only found while it runs."""
+    """Returns every candidate of every arm on the seeds that the choice is made on.
+
+    Those of a range are only found while it runs.
+    """
     seeds = list(dict.fromkeys(run.seed for run in runs))[: search.choose_on]
     return [with_values(run, values) for values in search.combinations for run in runs if run.seed in seeds]

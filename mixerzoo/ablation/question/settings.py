@@ -1,9 +1,9 @@
-"""Settings of a run: what `--set` and `--vary` say, which runs it reaches, and one run with all of it applied.
+"""Defines settings, as `--set` and `--vary` give them, and applies those that reach a run.
 
-Defaults are laid over each other in this order: the dataclasses', the mixer's own (`Mixer.fitted`) and what the
-task asks of every mixer able to do it, the task's recipe, the user's settings, and last a value from every axis. A
-setting reaches the runs that have it: `mixer.expand` those of mixers with that keyword, `task.length` those of tasks
-with that field. One that reaches none is an error.
+Later defaults override earlier ones: the dataclasses', the mixer's own (`Mixer.fitted`) and the keywords that the
+task asks of it, the task's recipe, the user's settings, a value from every axis. A setting reaches the runs that have
+it: `mixer.expand` those of mixers with that keyword, `task.length` those of tasks with that field. One that reaches
+none is an error.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ASKED = {"backbone.mixer": "mixers", "task": "tasks", "seed": "seeds"}  # what n
 
 @dataclass(frozen=True)
 class Setting:
-    """`train.lr=3e-3` for every run that has it, or `hgrn2:train.lr=3e-3` for the runs of one mixer or one task."""
+    """Holds `train.lr=3e-3` for every run that has it, or `hgrn2:train.lr=3e-3` for those of one mixer or task."""
 
     path: str
     value: Any
@@ -38,7 +38,7 @@ class Setting:
 
     @classmethod
     def of(cls, path: str, value: Any) -> Setting:
-        """From a path that may have a prefix and a short form."""
+        """Builds a setting from a path that may have a prefix and a short form."""
         scope, _, path = path.rpartition(":")
         return cls(canonical(path), value, scope)
 
@@ -52,7 +52,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Axis:
-    """A setting with several values, of which every run gets one: `mixer.expand=16,64,128`.
+    """Holds a setting with several values, of which every run gets one: `mixer.expand=16,64,128`.
 
     Settings that go together make one axis: `task.length,train.batch_size=[64,512],[256,128]`. The first names it.
     cases: what a run can get, a setting for every path.
@@ -62,7 +62,7 @@ class Axis:
 
     @classmethod
     def of(cls, paths: str, values: Sequence[Any]) -> Axis:
-        """Of one path, or of several with commas between, whose values are lists of as many."""
+        """Builds the axis of one path, or of several with commas between, whose values are lists of as many."""
         names = [name.strip() for name in paths.split(",")]
         if not isinstance(values, (list, tuple)):
             raise ValueError(f"{paths} must be a list of values, got {values!r}")
@@ -90,34 +90,34 @@ class Axis:
         return ",".join(map(str, self.cases[0]))
 
     def without(self, scopes: Collection[str]) -> Axis | None:
-        """What is left of it for others than these; None if that is nothing."""
+        """Returns the rest of the axis without settings for these prefixes; None if nothing is left."""
         cases = [tuple(setting for setting in case if setting.scope not in scopes) for case in self.cases]
         return Axis(tuple(_distinct(cases))) if cases[0] else None
 
     @property
     def targets(self) -> tuple[tuple[str, str], ...]:
-        """What it sets: the prefix and the path of every setting."""
+        """Returns the prefix and the path of every setting in a case."""
         return tuple((setting.scope, setting.path) for setting in self.cases[0])
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The first is what a table shows of it."""
+        """Returns the paths without repetition; a table shows the first."""
         return tuple(dict.fromkeys(setting.path for setting in self.cases[0]))
 
     @property
     def values(self) -> list[Any]:
-        """As `of` takes them."""
+        """Returns the values in the form that `of` takes."""
         cases = [[setting.value for setting in case] for case in self.cases]
         return cases if len(self.cases[0]) > 1 else [value for (value,) in cases]
 
 
 def _distinct(values: Sequence[Any]) -> list[Any]:
-    """Also of what cannot be hashed."""
+    """Drops repeated values, also those that cannot be hashed."""
     return [value for index, value in enumerate(values) if value not in values[:index]]
 
 
 def configure(mixer: str, task: Task, seed: int, settings: Iterable[Setting] = ()) -> RunConfig:
-    """One run with all defaults applied, and the settings that reach it."""
+    """Returns one run with all defaults applied, and the settings that reach it."""
     pattern = [mixer_config(name, task) for name in names_in(mixer)]
     backbone = BackboneConfig(mixer=pattern if len(pattern) > 1 else pattern[0])
     values: Any = RunConfig(task, backbone, TrainConfig(), seed).to_dict()
@@ -128,7 +128,7 @@ def configure(mixer: str, task: Task, seed: int, settings: Iterable[Setting] = (
 
 
 def mixer_config(name: str, task: Task) -> dict[str, Any]:
-    """A mixer's configuration on a task: its settings and those of the task's keywords that it is capable of."""
+    """Returns a mixer's configuration on a task: its settings, and the task's keywords that it is capable of."""
     capabilities = mixer_info(name).capabilities
     asked = {keyword: value for keyword, value in task.mixer_keywords.items() if keyword in capabilities}
     return {"name": name, **MIXERS.get(name).fitted(WIDTH, HEAD), **asked}
@@ -140,7 +140,7 @@ def mixer_keywords(name: str) -> list[str]:
 
 
 def _reaches(setting: Setting, mixer: str, task: Task) -> bool:
-    """Whether a run has what is set."""
+    """Returns whether a run has what is set."""
     if setting.scope not in ("", mixer) and setting.scope not in _names(task):
         return False
     if setting.path.startswith(MIXER_PATH):
@@ -171,7 +171,7 @@ def check_reach(setting: Setting, mixers: Sequence[str], tasks: Sequence[Task]) 
 
 
 def _known(mixers: Sequence[str], tasks: Sequence[Task]) -> list[str]:
-    """What can be set of runs of these mixers on these tasks, by readable paths."""
+    """Lists what can be set of runs of these mixers on these tasks, by readable paths."""
     names = itertools.chain.from_iterable(map(names_in, mixers))
     paths = {f"mixer.{keyword}" for name in names for keyword in mixer_keywords(name)}
     paths |= {TASK_PATH + field for task in tasks for field in _fields(task)}
@@ -180,7 +180,7 @@ def _known(mixers: Sequence[str], tasks: Sequence[Task]) -> list[str]:
 
 
 def _lay(values: Any, setting: Setting) -> Any:
-    """In a pattern, a keyword goes to every mixer that has it."""
+    """Applies a setting; in a pattern, a keyword goes to every mixer that has it."""
     pattern = values["backbone"]["mixer"]
     key = setting.path.removeprefix(MIXER_PATH)
     if not (isinstance(pattern, list) and setting.path.startswith(MIXER_PATH)) or key.partition(".")[0].isdigit():
@@ -192,7 +192,7 @@ def _lay(values: Any, setting: Setting) -> Any:
 
 
 def _names(task: Task) -> list[str]:
-    """`diagnostics/mqar` is `mqar` too."""
+    """Returns every name of a task: `diagnostics/mqar` is `mqar` too."""
     return [task.name, *TASKS.names_of(type(task))]
 
 

@@ -1,7 +1,7 @@
-"""Arms: the runs of a grid that differ in nothing but their seed.
+"""Groups runs into arms: the runs of a grid that differ in nothing but their seed.
 
-Whatever else differs between the arms of one mixer becomes part of their name, so runs with different settings or data
-are never averaged, unless a regrouping asks for just that.
+Any other difference between the arms of one mixer becomes part of their name. So runs with different settings or data
+are never averaged, unless a regrouping asks for it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ABSENT = "absent"
 
 @dataclass(frozen=True)
 class Arm:
-    """Runs that differ only in their seed.
+    """Holds runs that differ only in their seed.
 
     variant: the settings that tell it from other arms of its mixer, by their readable paths.
     chosen: what a search chose for it.
@@ -46,22 +46,22 @@ class Arm:
 
     @cached_property
     def model_label(self) -> str:
-        """The label without what belongs to the task: the same on every task."""
+        """Returns the label without what belongs to the task: the same on every task."""
         return _join(self.mixer, {path: value for path, value in self.variant.items() if not path.startswith("task.")})
 
     @cached_property
     def task_label(self) -> str:
-        """The task with what was varied of it."""
+        """Returns the task with what was varied of it."""
         return _join(self.task, {path: value for path, value in self.variant.items() if path.startswith("task.")})
 
     @cached_property
     def done(self) -> list[Row]:
-        """The runs with a value."""
+        """Returns the runs with a value."""
         return [row for row in self.rows if row.status == "done" and row.result.get("value") is not None]
 
     @cached_property
     def lost(self) -> list[Row]:
-        """The runs that should have a value and have none; what a search gave up is not among them."""
+        """Returns the runs that should have a value and have none; what a search gave up is not among them."""
         return [row for row in self.rows if row.status != "stopped" and row not in self.done]
 
     @cached_property
@@ -70,7 +70,7 @@ class Arm:
 
     @cached_property
     def by_seed(self) -> dict[int, float]:
-        """A value a seed, for pairing; where a regrouping has put several runs of a seed together, their mean."""
+        """Returns a value a seed, for pairing; of several runs of a seed, which a regrouping makes, their mean."""
         groups = defaultdict(list)
         for row in self.done:
             groups[row.config["seed"]].append(row.result["value"])
@@ -90,7 +90,7 @@ class Arm:
 
     @property
     def metric(self) -> Mapping[str, Any]:
-        """Name, unit and direction; empty as long as no run has told them."""
+        """Returns the metric's name, unit and direction; empty as long as no run has reported them."""
         return next((row.result["metric"] for row in self.rows if "metric" in row.result), {})
 
     @property
@@ -98,13 +98,16 @@ class Arm:
         return bool(self.metric.get("higher_is_better", True))
 
     def average(self, key: str) -> float | None:
-        """The mean over the runs with a value that have this number; over all that have it, where none has a value."""
+        """Returns the mean of this number over the runs with a value that have it.
+
+        Where no run has a value, it is the mean over all runs that have the number.
+        """
         numbers = [row.result[key] for row in self.done or self.rows if row.result.get(key) is not None]
         return statistics.mean(numbers) if numbers else None
 
     @cached_property
     def measurements(self) -> dict[str, float | None]:
-        """Means over the seeds of what the task measured besides."""
+        """Returns means over the seeds of what the task measured besides."""
         numbers = defaultdict(list)
         for row in self.done:
             for name, value in row.result.get("measurements", {}).get("values", {}).items():
@@ -114,7 +117,7 @@ class Arm:
 
     @cached_property
     def maps(self) -> dict[str, list[list[float]]]:
-        """What the task drew, its means over the seeds."""
+        """Returns what the task drew, its means over the seeds."""
         maps = defaultdict(list)
         for row in self.done:
             for name, lines in row.result.get("measurements", {}).get("maps", {}).items():
@@ -131,9 +134,9 @@ class Arm:
 def arms(
     rows: Sequence[Row], *, by: Sequence[str] = (), tuned: Sequence[str] = (), follow: Sequence[str] = ()
 ) -> list[Arm]:
-    """Rows grouped by everything but the seed, best first within each task; arms without a value last.
+    """Groups rows by everything but the seed, best first within each task; arms without a value last.
 
-    What differs in the task itself, or in the folder, is part of every arm's name, also of mixers that ran in one.
+    A difference in the task itself, or in the folder, is part of every arm's name, also of mixers that ran in one.
     by: group by these canonical paths alone, and by the task. tuned: paths that a search decided, which make no arms.
     follow: paths that were set together with others, whose names are enough.
     """
@@ -174,7 +177,10 @@ def _group(row: Row, by: Sequence[str]) -> str:
 
 
 def _differing(identities: Sequence[Mapping[str, Any]], follow: Sequence[str]) -> list[str]:
-    """The paths in which some differ, without those that follow from others as long as the rest tells as many apart."""
+    """Returns the paths in which some rows differ.
+
+    Paths that follow from others are left out as long as the rest tells as many apart.
+    """
 
     def distinct(paths: Sequence[str]) -> int:
         return len({repr([own.get(path, ABSENT) for path in paths]) for own in identities})
@@ -193,7 +199,7 @@ def _mixers(group: Sequence[Row]) -> str:
 
 
 def _chosen(group: Sequence[Row], tuned: Sequence[str]) -> dict[str, Any]:
-    """The tuned paths on which all runs of the arm agree."""
+    """Returns the tuned paths on which all runs of the arm agree."""
     records = [settings(row) for row in group] if tuned else []
     return {readable(path): records[0][path] for path in tuned if len({repr(own.get(path)) for own in records}) == 1}
 

@@ -1,4 +1,4 @@
-"""Which arm every other one of a task is compared with, seed by seed."""
+"""Finds the arm that every other one of a task is compared with, seed by seed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .statistics import Comparison
 
 
 def comparisons(arms: Sequence[Arm], baseline: str) -> dict[str, Comparison]:
-    """By label, how the arms of one task compare with the baseline: the arm, or the mixer, of that name.
+    """Returns, by label, how the arms of one task compare with the baseline: the arm, or the mixer, of that name.
 
     Of several arms of the mixer, an arm's baseline is the one with the same values wherever both were varied; there is
     none if several have them. On another variant of the task nothing compares.
@@ -27,7 +27,7 @@ def comparisons(arms: Sequence[Arm], baseline: str) -> dict[str, Comparison]:
 
 
 class _Candidates:
-    """Arms that may be a baseline, found by the values that another arm shares with them."""
+    """Holds arms that may be a baseline, found by the values that another arm shares with them."""
 
     def __init__(self, arms: Sequence[Arm], *, by_label: bool) -> None:
         self.by_label = by_label

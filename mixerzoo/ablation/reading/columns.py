@@ -1,4 +1,4 @@
-"""A run as one flat record, and conditions on it: the dotted paths of filters, of regrouping and of results.csv.
+"""Makes a run one flat record, and reads conditions on it: the dotted paths of filters, regrouping and results.csv.
 
 train.lr=3e-3    task.name=mqar    mixer=hgrn2,gla    seed<2    parameters>=1e6    status!=done
 """
@@ -34,17 +34,17 @@ def mixer_label(config: Mapping[str, Any]) -> str:
 
 
 def heading(path: str) -> str:
-    """What tables and sentences call a canonical path."""
+    """Returns what tables and sentences call a canonical path."""
     return "mixer" if path == MIXER else readable(path)
 
 
 def settings(row: Row) -> dict[str, Any]:
-    """What was asked for, under canonical paths; `task` and `backbone.mixer` are the names."""
+    """Returns what was asked for, under canonical paths; `task` and `backbone.mixer` are the names."""
     return _leaves(row.config, "", {"task": row.config["task"]["name"], MIXER: mixer_label(row.config)})
 
 
 def identity(row: Row, ignored: Sequence[str] = ("seed",)) -> str:
-    """Equal for runs with equal settings at all canonical paths but the ignored ones."""
+    """Returns a text that is equal for runs with equal settings at all canonical paths but the ignored ones."""
     config: Any = row.config
     for path in ignored:
         config = _without(config, path.split("."))
@@ -52,7 +52,7 @@ def identity(row: Row, ignored: Sequence[str] = ("seed",)) -> str:
 
 
 def columns(row: Row) -> dict[str, Any]:
-    """Everything of a run that is one value: what was asked for, and what came of it.
+    """Returns everything of a run that is one value: what was asked for, and what came of it.
 
     A pattern has its mixers' settings also where a single mixer has them, from the first that has them.
     """
@@ -66,7 +66,10 @@ def columns(row: Row) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Condition:
-    """`path` (canonical), an operator, and values. `=` holds for any of several values, `!=` for none of them."""
+    """Holds `path` (canonical), an operator, and values.
+
+    `=` holds for any of several values, `!=` for none of them.
+    """
 
     path: str
     operator: str
@@ -74,7 +77,7 @@ class Condition:
 
     @classmethod
     def parse(cls, text: str) -> Condition:
-        """Raises ValueError for text that is no condition."""
+        """Reads a condition. Raises ValueError for text that is none."""
         found = re.fullmatch(r"\s*([^\s=<>!]+)\s*(!=|<=|>=|=|<|>)\s*(.+)", text)
         if found is None:
             raise ValueError(f"a filter must read PATH=VALUE, or with !=, <, <=, >, >=, got {text!r}; example: seed<2")
@@ -84,7 +87,7 @@ class Condition:
         return cls(canonical(path), sign, values)
 
     def holds(self, record: Mapping[str, Any]) -> bool:
-        """A run without the path has None there, which no order holds for."""
+        """Returns whether a record fits. A run without the path has None there, which fits no order."""
         value = record.get(self.path)
         if self.operator in ORDERS:
             return _is_number(value) and ORDERS[self.operator](value, self.values[0])
@@ -95,7 +98,10 @@ class Condition:
 
 
 def select(rows: Sequence[Row], where: Iterable[str]) -> list[Row]:
-    """The rows for which every condition holds. Raises ValueError for a path that no run has, and if none is left."""
+    """Returns the rows for which every condition holds.
+
+    Raises ValueError for a path that no run has, and if no row is left.
+    """
     conditions = [Condition.parse(text) for text in where]
     if not conditions:
         return list(rows)
@@ -120,7 +126,7 @@ def check_paths(paths: Iterable[str], records: Iterable[Mapping[str, Any]]) -> N
 
 
 def _leaves(values: Any, path: str, found: dict[str, Any]) -> dict[str, Any]:
-    """What `flatten` does, for values read from JSON alone and several times as fast: there may be 10,000 rows."""
+    """Does what `flatten` does, several times as fast, for values read from JSON alone: there may be 10,000 rows."""
     for key, value in values.items() if type(values) is dict else enumerate(values):
         kind = type(value)
         if kind is dict or (kind is list and any(type(item) is dict for item in value)):

@@ -1,4 +1,4 @@
-"""Where a comparison is not fair, or not sure: a sentence for everything that a reader must know beside the table.
+"""Warns where a comparison is not fair, or not sure: a sentence for everything to know beside the table.
 
 Every check is a function of the arms that a task compares; those are best first, and arms without a value are last.
 """
@@ -25,16 +25,16 @@ VERSIONS = ("mixerzoo", "torch", "git")
 
 
 def warnings(arms: Sequence[Arm], choices: Sequence[Choice] = ()) -> list[str]:
-    """Every warning about the arms of one task, and about the searches that chose them."""
+    """Returns every warning about the arms of one task, and about the searches that chose them."""
     sentences = [sentence for check in CHECKS for sentence in check(arms)]
     return [*sentences, *_searches(arms, choices)]
 
 
 def unconverged(arms: Sequence[Arm]) -> Iterator[str]:
-    """An arm is unconverged if over the last tenth of its steps its validation metric still improved notably.
+    """Warns of arms whose validation metric still improved notably over the last tenth of their steps.
 
-    Notably: by more than the standard deviation of its seeds at the end, and by more than 2 % of everything that it has
-    improved since the first evaluation. Fewer than three evaluations don't tell.
+    Notably means by more than the standard deviation of an arm's seeds at the end. It also means by more than 2 % of
+    what the arm has improved since its first evaluation. Fewer than three evaluations don't tell.
     """
     found = [arm for arm in arms if _still_improves(arm)]
     if found:
@@ -46,7 +46,7 @@ def unconverged(arms: Sequence[Arm]) -> Iterator[str]:
 
 
 def first_and_second(arms: Sequence[Arm]) -> Iterator[str]:
-    """Whether the best can be told from the next. Each task's variants have a first and a second of their own."""
+    """Warns if the best can't be told from the next. Each variant of a task has a first and a second."""
     groups = defaultdict(list)
     for arm in arms:
         if arm.values:
@@ -70,7 +70,7 @@ def unequal_seeds(arms: Sequence[Arm]) -> Iterator[str]:
 
 
 def without_value(arms: Sequence[Arm]) -> Iterator[str]:
-    """Means over the seeds that got through flatter an arm of which others failed."""
+    """Warns of runs without a value: means over the seeds that got through flatter their arm."""
     statuses: dict[str, int] = defaultdict(int)
     for arm in arms:
         for row in arm.lost:
@@ -92,7 +92,7 @@ def unequal_data(arms: Sequence[Arm]) -> Iterator[str]:
 
 
 def unequal_sizes(arms: Sequence[Arm]) -> Iterator[str]:
-    """Tokens and parameters that differ by more than 1 %."""
+    """Warns of tokens and parameters that differ by more than 1 %."""
     for task, group in _by_task(arms).items():
         for key, what in (("tokens", "training tokens"), ("parameters", "parameters")):
             sizes = {arm.label: size for arm in group if arm.done and (size := arm.average(key))}
@@ -116,7 +116,7 @@ def unequal_machines(arms: Sequence[Arm]) -> Iterator[str]:
 
 
 def edge_of_an_axis(arms: Sequence[Arm]) -> Iterator[str]:
-    """A learning rate that was varied by hand is judged like one that was searched for."""
+    """Judges a learning rate that was varied by hand like one that was searched for."""
     families = defaultdict(list)
     for arm in arms:
         if arm.values and LEARNING_RATE in arm.variant:

@@ -1,4 +1,4 @@
-"""Models over several tasks: which have a value on every one, and their average ranks."""
+"""Ranks models over several tasks: which have a value on every one, and their average ranks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def task_labels(arms: Sequence[Arm]) -> list[str]:
 
 
 def complete(arms: Sequence[Arm]) -> dict[str, dict[str, Arm]]:
-    """By task, the arms of the models that have a value on every task; empty for fewer than two of either."""
+    """Returns, by task, the arms of models that have a value on every task; empty for fewer than two of either."""
     tasks = task_labels(arms)
     cells = {(arm.model_label, arm.task_label): arm for arm in arms if arm.values}
     models = [m for m in dict.fromkeys(arm.model_label for arm in arms) if all((m, task) in cells for task in tasks)]
@@ -28,7 +28,7 @@ def complete(arms: Sequence[Arm]) -> dict[str, dict[str, Arm]]:
 
 
 def average_ranks(arms: Sequence[Arm]) -> dict[str, float]:
-    """Of the models with a value on every task, 1 the best."""
+    """Returns the average ranks of the models with a value on every task, 1 the best."""
     by_model = defaultdict(list)
     for group in complete(arms).values():
         higher = next(iter(group.values())).higher_is_better
@@ -40,7 +40,7 @@ def average_ranks(arms: Sequence[Arm]) -> dict[str, float]:
 
 
 def unranked(arms: Sequence[Arm]) -> list[str]:
-    """What keeps models, or all of them, out of the ranks; for several tasks only."""
+    """Says what keeps models, or all of them, out of the ranks; for several tasks only."""
     tasks, ranked = task_labels(arms), average_ranks(arms)
     others = [model for model in dict.fromkeys(arm.model_label for arm in arms) if model not in ranked]
     notes = []

@@ -1,7 +1,7 @@
-"""Statistics of a few seeds: intervals, paired comparisons, ranks over tasks, Pareto fronts. Pure and deterministic.
+"""Computes statistics of a few seeds: intervals, paired comparisons, ranks over tasks, Pareto fronts.
 
-Numbers in, numbers out: nothing here knows of runs. The quantiles of Student's t and of the studentized range are
-computed by quadrature, so numpy is enough.
+Everything is pure and deterministic: numbers go in and come out, and nothing here knows of runs. The quantiles of
+Student's t and of the studentized range are computed by quadrature, so numpy is enough.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WORDS = ("better", "worse", "not told apart")
 
 
 class Interval(NamedTuple):
-    """A 95 % interval of a mean."""
+    """Holds a 95 % interval of a mean."""
 
     low: float
     high: float
@@ -33,7 +33,10 @@ class Interval(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """A mean difference to a baseline over `seeds` common seeds. `word`: better, worse, or not told apart."""
+    """Holds a mean difference to a baseline over `seeds` common seeds.
+
+    word: better, worse, or not told apart.
+    """
 
     difference: float
     interval: Interval | None
@@ -46,16 +49,16 @@ def mean(values: Sequence[float]) -> float:
 
 
 def std(values: Sequence[float]) -> float | None:
-    """The sample's standard deviation (n-1); None for fewer than two values."""
+    """Returns the sample's standard deviation (n-1); None for fewer than two values."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def interval(values: Sequence[float]) -> Interval | None:
-    """The 95 % bootstrap interval of the mean, by expanded percentiles; None for fewer than two values.
+    """Returns the 95 % bootstrap interval of the mean, by expanded percentiles; None for fewer than two values.
 
     The plain percentile interval is too narrow for few values. Hesterberg (The American Statistician 69, 2015,
     section 4.4) takes its quantiles at `Phi(-sqrt(n/(n-1)) t)` instead of 2.5 %, t the quantile of Student's t with
-    n-1 degrees of freedom, so that for normal data it is as wide as Student's interval. BCa corrects skewness, which
+    n-1 degrees of freedom. So for normal data it is as wide as Student's interval. BCa corrects skewness, which
     a handful of values can't tell. No bootstrap interval reaches beyond the values: see `coverage_of_the_range`.
     """
     n = len(values)
@@ -68,15 +71,18 @@ def interval(values: Sequence[float]) -> Interval | None:
 
 
 def coverage_of_the_range(n: int) -> float:
-    """How often the range of n values, which no bootstrap interval exceeds, holds a symmetric distribution's mean."""
+    """Returns how often the range of n values holds a symmetric distribution's mean.
+
+    No bootstrap interval exceeds the range.
+    """
     return 1 - 2.0 ** (1 - n)
 
 
 def compare(values: Mapping[int, float], baseline: Mapping[int, float], *, higher_is_better: bool) -> Comparison | None:
-    """Values by seed against a baseline's, paired over the seeds that both have; None if they share none.
+    """Compares values by seed with a baseline's, paired over the seeds that both have; None if they share none.
 
-    It is told apart if two 95 % intervals of the mean difference exclude zero: the bootstrap's, and Student's, which is
-    the wider one where there are few seeds. One seed tells nothing apart.
+    Values are told apart if two 95 % intervals of the mean difference exclude zero: the bootstrap's and Student's.
+    Student's is the wider one where there are few seeds. One seed tells nothing apart.
     """
     seeds = sorted(values.keys() & baseline.keys())
     if not seeds:
@@ -92,7 +98,7 @@ def compare(values: Mapping[int, float], baseline: Mapping[int, float], *, highe
 
 
 def ranks(values: Sequence[float], *, higher_is_better: bool) -> list[float]:
-    """1 for the best; equal values share the mean of their ranks."""
+    """Returns 1 for the best; equal values share the mean of their ranks."""
     array = np.asarray(values, dtype=np.float64) * (-1 if higher_is_better else 1)
     smaller = (array[None, :] < array[:, None]).sum(axis=1)
     equal = (array[None, :] == array[:, None]).sum(axis=1)
@@ -100,7 +106,7 @@ def ranks(values: Sequence[float], *, higher_is_better: bool) -> list[float]:
 
 
 def critical_difference(arms: int, tasks: int) -> float:
-    """Nemenyi's: average ranks over `tasks` that lie further apart differ at the 5 % level.
+    """Returns Nemenyi's: average ranks over `tasks` that lie further apart differ at the 5 % level.
 
     `q sqrt(k (k+1) / (6 N))`, q the studentized range's quantile over sqrt(2) (Demsar, JMLR 7, 2006, section 3.2.2).
     """
@@ -108,7 +114,7 @@ def critical_difference(arms: int, tasks: int) -> float:
 
 
 def pareto_front(points: Sequence[tuple[float, float]], *, higher_is_better: bool) -> list[int]:
-    """Which (cost, quality) points no other beats in one and equals in the other, in the order of their cost."""
+    """Returns the (cost, quality) points that no other beats in one and equals in the other, by ascending cost."""
     sign = 1 if higher_is_better else -1
     front: list[int] = []
     for index in sorted(range(len(points)), key=lambda i: (points[i][0], -sign * points[i][1])):
@@ -121,7 +127,7 @@ def pareto_front(points: Sequence[tuple[float, float]], *, higher_is_better: boo
 
 @lru_cache
 def t_quantile(degrees: int) -> float:
-    """The 97.5 % quantile of Student's t: the width of a two-sided 95 % interval in standard errors."""
+    """Returns the 97.5 % quantile of Student's t: the width of a two-sided 95 % interval in standard errors."""
     t = np.linspace(0, 13, 130_001)  # 12.71 is the largest, at one degree of freedom
     scale = math.exp(math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)) / math.sqrt(degrees * math.pi)
     density = scale * (1 + t * t / degrees) ** (-(degrees + 1) / 2)
@@ -130,7 +136,9 @@ def t_quantile(degrees: int) -> float:
 
 @lru_cache
 def studentized_range_quantile(count: int) -> float:
-    """The 95 % quantile of the range of `count` standard normals: the studentized range, infinite degrees of freedom.
+    """Returns the 95 % quantile of the studentized range, infinite degrees of freedom.
+
+    It is the range of `count` standard normals:
 
     `P(range <= r) = k int phi(x) (Phi(x) - Phi(x-r))^(k-1) dx`, x the largest; solved for r by bisection.
     """
@@ -153,7 +161,10 @@ def _cumulative(density: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def _weights(n: int) -> np.ndarray:
-    """Each value's share in every resample [R,n]: all n^n of few values, else as many as drawn, the same every time."""
+    """Returns each value's share in every resample [R,n]: all n^n of few values, else as many as drawn.
+
+    They are the same every time.
+    """
     if n <= EXACT:
         drawn = np.indices((n,) * n).reshape(n, -1).T
         return (drawn[:, :, None] == np.arange(n)).mean(axis=1)

@@ -1,9 +1,11 @@
-"""Carries a plan out in a store: what is missing is run, and a search's choices follow its trials."""
+"""Carries a plan out in a store: missing runs are done, and a search's choices follow its trials."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
 
 from mixerzoo.ablation.question.plan import Plan
 from mixerzoo.tasks import RunConfig
@@ -11,21 +13,24 @@ from mixerzoo.tasks.files import read_json, to_json, write_atomically
 
 from .engines import Engine, Observe
 from .events import Event, Planned
-from .store import Store
+from .store import LEFT_OUT, Store
 from .trials import HalvingSearch, chosen_runs, known_trials
 
 
 def carry_out(planned: Plan, store: Store, engine: Engine, observe: Observe) -> bool:
-    """Do every run that isn't finished; after a search, the further seeds with what was chosen.
+    """Does every run that isn't finished, and after a search the further seeds with what was chosen.
+
+    Returns False if there was nothing to do and the question is the one before. The question stands in the store's
+    grid.json from the start, and what was left out in left_out.json. Raises OSError if the store cannot be written.
 
     False if there was nothing to do and the question is the one before. It stands in the store's grid.json from the
-    start. Raises OSError if the store cannot be written.
+    start, and what had to be left out in left_out.json. Raises OSError if the store cannot be written.
     """
     store.root.mkdir(parents=True, exist_ok=True)
-    asked = json.loads(to_json(planned.grid.to_dict()))
-    changed = read_json(store.root / "grid.json") != asked
-    if changed:
-        write_atomically(store.root / "grid.json", to_json(asked))
+    left_out = {"cells": [cell._asdict() for cell in planned.left_out]}
+    changed = _keep(store.root / "grid.json", planned.grid.to_dict())
+    if planned.left_out or (store.root / LEFT_OUT).exists():
+        changed |= _keep(store.root / LEFT_OUT, left_out)
     search = planned.grid.search
 
     def announced(runs: Iterable[RunConfig]) -> Iterator[RunConfig]:
@@ -51,8 +56,19 @@ def carry_out(planned: Plan, store: Store, engine: Engine, observe: Observe) -> 
     return changed
 
 
+def _keep(path: Path, value: Any) -> bool:
+    """Writes a value as JSON unless the file holds it already, and returns whether it did."""
+    changed = read_json(path) != json.loads(to_json(value))
+    if changed:
+        write_atomically(path, to_json(value))
+    return changed
+
+
 def expected(planned: Plan, store: Store) -> tuple[int, int]:
-    """How many runs are to be done, and about how many steps in all: a search gives some up, and chooses others."""
+    """Returns how many runs are to be done, and about how many steps in all.
+
+    A search gives some runs up, and chooses others.
+    """
     search, (ended, known) = planned.grid.search, finished(planned, store)
     runs = known - ended
     if search is not None and (runs or not known):
@@ -67,7 +83,7 @@ def expected(planned: Plan, store: Store) -> tuple[int, int]:
 
 
 def finished(planned: Plan, store: Store) -> tuple[int, int]:
-    """How many of the runs that are known have come to an end, and how many are known."""
+    """Returns how many of the known runs have ended, and how many are known."""
     known = _known(planned, store)
     return sum(store.finished(run.run_id) for run in known), len(known)
 

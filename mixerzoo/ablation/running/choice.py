@@ -1,4 +1,4 @@
-"""What a search has found: of runs that differ only in the settings that were tuned, the best on validation data."""
+"""Chooses what a search has found: of runs that differ only in tuned settings, the best on validation data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .store import Row
 
 
 class Candidate(NamedTuple):
-    """One point of a search. `score` is the mean validation metric; None if no run came to its end."""
+    """Holds one point of a search. `score` is the mean validation metric; None if no run came to its end."""
 
     values: Mapping[str, Any]
     score: float | None
@@ -21,7 +21,11 @@ class Candidate(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """The search of one arm: the best candidate, None if none has a score, all of them, and paths chosen at an end."""
+    """Holds the search of one arm.
+
+    best: the best candidate, None if none has a score. at_edge: paths whose best value is the smallest or largest that
+    was tried.
+    """
 
     best: Candidate | None
     candidates: tuple[Candidate, ...]
@@ -29,7 +33,7 @@ class Choice(NamedTuple):
 
 
 def choose(rows: Sequence[Row], tuned: Sequence[str]) -> list[Choice]:
-    """For rows that differ in nothing but their seed and the tuned paths, the candidate that is best on validation.
+    """Chooses, among rows that differ in nothing but seed and tuned paths, the candidate that is best on validation.
 
     Candidates are compared on the seeds that all of them were run with.
     """
@@ -58,18 +62,18 @@ def _choose(groups: Mapping[str, tuple[Row, ...]]) -> Choice:
 
 
 def _valid(row: Row) -> float | None:
-    """None for a run that didn't come to its end, or whose metric is not a number."""
+    """Returns the validation metric; None for a run that didn't come to its end, or whose metric is not a number."""
     return row.result.get("valid", row.result["value"]) if row.status == "done" else None
 
 
 def _at_edge(path: str, best: Candidate, candidates: Sequence[Candidate]) -> bool:
-    """Whether the best is the smallest or largest that was tried, of at least two numbers."""
+    """Returns whether the best is the smallest or largest that was tried, of at least two numbers."""
     tried = [candidate.values[path] for candidate in candidates]
     numbers = sorted({value for value in tried if isinstance(value, (int, float))})
     return len(numbers) > 1 and best.values[path] in (numbers[0], numbers[-1])
 
 
 def arm_of(config: Mapping[str, Any], tuned: Sequence[str]) -> str:
-    """A key that runs share if they differ in nothing but their seed and the tuned paths."""
+    """Returns a key that runs share if they differ in nothing but their seed and the tuned paths."""
     settings = flatten({key: value for key, value in config.items() if key != "seed"})
     return json.dumps({path: value for path, value in settings.items() if path not in tuned}, sort_keys=True)

@@ -1,4 +1,4 @@
-"""What a runner tells the one who watches: a run is planned, has begun, is under way, has come to its end."""
+"""Events tell an observer of a run that it is planned, has begun, is under way, or has come to its end."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ if TYPE_CHECKING:
 
 
 class Planned(NamedTuple):
-    """A run is handed to an engine, as soon as that has a place for it."""
+    """Says that a run is handed to an engine, as soon as that has a place for it."""
 
     run_id: str
     run: RunConfig
 
 
 class Started(NamedTuple):
-    """A process has taken the run on."""
+    """Says that a process has taken the run on."""
 
     run_id: str
 
 
 class Progress(NamedTuple):
-    """A run is under way. A run that is gone on with tells its earlier points once more."""
+    """Says that a run is under way. A resumed run reports its earlier points once more."""
 
     run_id: str
     step: int
@@ -35,14 +35,14 @@ class Progress(NamedTuple):
 
     @classmethod
     def of(cls, run_id: str, point: Mapping[str, Any]) -> Progress:
-        """From a point of the curve as it is stored, where what isn't finite is null."""
+        """Builds the event from a point of the curve as it is stored, where what isn't finite is null."""
         loss = math.nan if point["loss"] is None else point["loss"]
         rate = point["tokens"] / point["seconds"]
         return cls(run_id, point["step"], loss, point["metric"], rate, point["seconds"])
 
 
 class Finished(NamedTuple):
-    """A run has come to its end; `result` is what its result.json holds."""
+    """Says that a run has come to its end; `result` is what its result.json holds."""
 
     run_id: str
     result: Mapping[str, Any]

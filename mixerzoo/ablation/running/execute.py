@@ -1,4 +1,4 @@
-"""One run trained, tested and measured in this process, or in this one of several that share its batches."""
+"""Trains, tests and measures one run in this process, or in this one of several that share its batches."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Report = Callable[["Started | Progress"], None]
 
 @dataclass(frozen=True)
 class Options:
-    """How runs are carried out, whatever the engine.
+    """Says how runs are carried out, whatever the engine.
 
-    argv: the command line that asked for them. retry_out_of_memory: go on with micro-batches half the size, as often as
-    it takes. checkpoint_every: seconds, at the least. trackers: of `trackers.py`, besides TensorBoard. processes: that
+    argv: the command line that asked for them. retry_out_of_memory: halve the micro-batches and resume, as often as it
+    takes. checkpoint_every: seconds, at the least. trackers: of `trackers.py`, besides TensorBoard. processes: how many
     share the batches of a run; memory and energy in its row are the first one's.
     """
 
@@ -32,7 +32,10 @@ class Options:
 
 
 def execute(run: RunConfig, record: RunRecord, report: Report, options: Options | None = None) -> dict[str, Any]:
-    """Train one run in this process and return its result. The seed decides the weights; data have their own stream."""
+    """Trains one run in this process and returns its result.
+
+    The seed decides the weights; data have their own stream.
+    """
     import torch
     from accelerate.state import PartialState
     from accelerate.utils import broadcast_object_list

@@ -1,4 +1,4 @@
-"""A run on several processes, one a GPU or on the cores: Accelerate joins them, and the first one writes."""
+"""Spreads a run over several processes, one a GPU or on the cores: Accelerate joins them, and the first one writes."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ PARENT_DEATH_SIGNAL = 1  # of prctl(2)
 
 
 def launch(run: RunConfig, record: RunRecord, report: Callable[[Progress], None], options: Options) -> dict[str, Any]:
-    """Carry a run out on `options.processes` of them, and tell its points as they are written; its result.
+    """Carries a run out on `options.processes` processes, reports its points, and returns its result.
 
-    Raises RuntimeError with the end of what they said if one of them fails.
+    Raises RuntimeError with the end of their output if one of them fails.
     """
     arguments = [str(record.directory), to_json(run.to_dict()), to_json(asdict(options))]
     command = [sys.executable, "-m", "mixerzoo.ablation.running.processes", *arguments]
@@ -57,7 +57,7 @@ def launch(run: RunConfig, record: RunRecord, report: Callable[[Progress], None]
 
 
 def main(directory: str, config: str, options: str) -> None:
-    """One of the processes."""
+    """Does the work of one of the processes."""
     if sys.platform == "linux":  # no one of them is to write on when the run has been given to others
         ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
     from accelerate.state import PartialState
@@ -70,7 +70,7 @@ def main(directory: str, config: str, options: str) -> None:
 
 
 def _places(count: int) -> list[dict[str, str]]:
-    """What torch.distributed reads in each process."""
+    """Returns what torch.distributed reads in each process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(count)}

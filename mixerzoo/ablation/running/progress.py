@@ -1,4 +1,4 @@
-"""What the user sees while a grid runs: a live table on a terminal, plain lines anywhere else."""
+"""Shows a grid while it runs: a live table on a terminal, plain lines anywhere else."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ LINE_EVERY = 15.0
 
 @contextmanager
 def show_progress(runs: int, steps: int, console: Console) -> Iterator[Callable[[Event], None]]:
-    """An observer that draws what happens while the block lasts. So many runs are expected, of so many steps in all."""
+    """Gives an observer that draws what happens while the block lasts.
+
+    So many runs are expected, of so many steps in all.
+    """
     if not console.is_terminal:
         yield _Lines(runs, console).observe
         return
@@ -35,7 +38,7 @@ def describe(run: RunConfig) -> str:
 
 
 def outcome(run: RunConfig, finished: Finished) -> str:
-    """`accuracy 0.9812 in 24 s`, or what went wrong."""
+    """Returns `accuracy 0.9812 in 24 s`, or what went wrong."""
     result = finished.result
     if result["status"] == "done":
         value = "not finite" if result["value"] is None else f"{result['value']:.4f}"
@@ -48,7 +51,7 @@ def outcome(run: RunConfig, finished: Finished) -> str:
 
 
 class _Lines:
-    """One line when a run starts and ends, and one now and then between."""
+    """Prints one line when a run starts and ends, and one now and then between."""
 
     def __init__(self, expected: int, console: Console) -> None:
         self.runs: dict[str, RunConfig] = {}
@@ -78,7 +81,7 @@ class _Lines:
 
 
 class _LiveTable:
-    """A row per running run, and a bar over the steps of all of them."""
+    """Shows a row per running run, and a bar over the steps of all of them."""
 
     def __init__(self, steps: int, console: Console) -> None:
         self.runs: dict[str, RunConfig] = {}

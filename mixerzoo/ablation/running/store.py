@@ -1,15 +1,15 @@
-"""Results on disk: one directory per run, append-only curves, atomic results. A kill at any moment leaves what loads.
+"""Keeps results on disk, one directory a run; a kill at any moment leaves what loads.
 
     runs/<name>/<run_id>/config.json    the resolved configuration and the data's fingerprint
                          curve.jsonl    one learning-curve point per line, written as it happens; a torn line is dropped
                          log.txt        whatever the run printed, its traceback included
-                         checkpoint.pt  where an unfinished run goes on; gone when it is finished
+                         checkpoint.pt  where an unfinished run resumes; gone when it is finished
                          result.json    written once, at the end, by renaming: it is there and whole, or not there
                          claim          locked by the process that carries the run out
                          stop           there if the run is to end at its next point
 
 A run's status is done, diverged or stopped (given up by a search), which are results; failed or out of memory, which
-the next call tries again; or unfinished, which it goes on with.
+the next call tries again; or unfinished, which it resumes.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ from mixerzoo.tasks.files import read_json, to_json, write_atomically
 FINISHED = ("done", "diverged", "stopped")
 LEFTOVERS = ("result.json", "curve.jsonl", "log.txt", "events.out.tfevents.*", ".*.json.*", ".checkpoint.pt.*")
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+LEFT_OUT = "left_out.json"  # of a grid: its cells that cannot be, with the reasons
 LOOK_AGAIN = 0.5
 
 
 @dataclass(frozen=True)
 class Row:
-    """A run as read back: plain data, so that results outlive changes of the configuration classes."""
+    """Holds a run as read back: plain data, so that results outlive changes of the configuration classes."""
 
     run_id: str
     config: Mapping[str, Any]
@@ -52,16 +53,16 @@ class Row:
 
 
 class Store:
-    """The directory of one ablation. Any number of runners may work in it at the same time."""
+    """Reads and writes the directory of one ablation. Any number of runners may work in it at the same time."""
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
 
     @contextmanager
     def claim(self, run_id: str, *, patient: bool = False) -> Iterator[bool]:
-        """Whether this process alone may write on a run while the block lasts. patient: wait until it may.
+        """Yields whether this process alone may write on a run while the block lasts. patient: wait until it may.
 
-        A lock of the operating system: it ends with the process that holds it, kill -9 included.
+        The claim is a lock of the operating system: it ends with the process that holds it, kill -9 included.
         """
         import fcntl  # which Windows lacks
 
@@ -76,11 +77,11 @@ class Store:
             yield held
 
     def start(self, run: RunConfig) -> None:
-        """Begin a run, or take it up again."""
+        """Begins a run, or resumes it."""
         self.begin(run.run_id, configuration(run))
 
     def begin(self, run_id: str, config: Mapping[str, Any]) -> None:
-        """The same for a configuration read before. Of an earlier attempt only the checkpoint stays."""
+        """Begins a run from a configuration read before. Of an earlier attempt only the checkpoint stays."""
         directory = self.root / run_id
         directory.mkdir(parents=True, exist_ok=True)
         for pattern in LEFTOVERS:
@@ -89,7 +90,10 @@ class Store:
         write_atomically(directory / "config.json", to_json(config))
 
     def give_up(self, run: RunConfig, result: Mapping[str, Any]) -> bool:
-        """Give a run whose process died this result, if it left none. False if another process has taken it over."""
+        """Gives this result to a run whose process died, if it left none.
+
+        Returns False if another process has taken the run over.
+        """
         with self.claim(run.run_id) as ours:
             if ours and not self.finished(run.run_id):
                 if not (self.root / run.run_id / "config.json").exists():
@@ -98,23 +102,23 @@ class Store:
             return ours
 
     def stop(self, run_id: str) -> None:
-        """Ask for a run's end at the next point of its curve, or at its first one."""
+        """Asks for a run's end at the next point of its curve, or at its first one."""
         (self.root / run_id).mkdir(parents=True, exist_ok=True)
         (self.root / run_id / "stop").touch()
 
     def record(self, run_id: str) -> RunRecord:
-        """A run that has been started, to write on."""
+        """Returns a run that has been started, to write on."""
         return RunRecord(self.root / run_id)
 
     def result(self, run_id: str) -> dict[str, Any]:
-        """What result.json holds; empty when there is none."""
+        """Returns what result.json holds; empty when there is none."""
         return self.record(run_id).result
 
     def finished(self, run_id: str) -> bool:
         return self.result(run_id).get("status") in FINISHED
 
     def rows(self) -> list[Row]:
-        """Every run of the directory in the order of their ids, whatever state it is in."""
+        """Returns every run of the directory in the order of their ids, whatever state it is in."""
         rows = []
         for run_id in sorted(os.listdir(self.root)) if self.root.is_dir() else []:
             directory = os.path.join(self.root, run_id)
@@ -126,7 +130,7 @@ class Store:
 
 
 class RunRecord:
-    """One run being written."""
+    """Writes one run."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -134,7 +138,7 @@ class RunRecord:
 
     @property
     def result(self) -> dict[str, Any]:
-        """What result.json holds; empty when there is none."""
+        """Returns what result.json holds; empty when there is none."""
         return read_json(self.directory / "result.json") or {}
 
     @property
@@ -142,29 +146,29 @@ class RunRecord:
         return (self.directory / "stop").exists()
 
     def append(self, point: Any) -> None:
-        """Add a dataclass to the curve. One write a line: a kill tears at most the last one."""
+        """Adds a dataclass to the curve. One write a line: a kill tears at most the last one."""
         with open(self.directory / "curve.jsonl", "ab") as file:
             file.write((to_json(asdict(point), indent=None) + "\n").encode())
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Write the result. What it takes to go on stays with a run that didn't get to its end."""
+        """Writes the result. A run that didn't get to its end keeps its checkpoint."""
         write_atomically(self.directory / "result.json", to_json(result))
         if result["status"] in FINISHED:
             (self.directory / "checkpoint.pt").unlink(missing_ok=True)
 
 
 def configuration(run: RunConfig) -> dict[str, Any]:
-    """What config.json holds."""
+    """Returns what config.json holds."""
     return {**run.to_dict(), "data": run.task.fingerprint}
 
 
 def unwritable(error: BaseException) -> bool:
-    """Whether an error says that nothing more can be written: the disk is full, a quota reached, or it is read-only."""
+    """Returns whether an error says that nothing can be written: a full or read-only disk, or a quota."""
     return isinstance(error, OSError) and error.errno in UNWRITABLE
 
 
 def read_lines(path: str | Path) -> list[dict[str, Any]]:
-    """The objects in a file with one a line; what isn't whole is left out."""
+    """Returns the objects in a file with one a line; what isn't whole is left out."""
     try:
         with open(path, "rb") as file:
             lines = file.read().splitlines()

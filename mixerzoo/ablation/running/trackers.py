@@ -1,6 +1,6 @@
-"""Curves for TensorBoard, Weights & Biases, Trackio and MLflow while a run lasts, through Accelerate's trackers.
+"""Sends curves to TensorBoard, Weights & Biases, Trackio and MLflow while a run lasts, by Accelerate's trackers.
 
-TensorBoard's events stand in the run's directory, so `tensorboard --logdir runs/NAME` lays the runs over each other.
+TensorBoard's events stand in the run's directory, so `tensorboard --logdir runs/NAME` shows the runs in one figure.
 The others have a project of the grid's name, and in it a run for each of its runs.
 """
 
@@ -35,7 +35,10 @@ def check_trackers(names: Sequence[str]) -> None:
 
 @contextmanager
 def tracking(names: Sequence[str], run: RunConfig, record: RunRecord) -> Iterator[Callable[[Point], None]]:
-    """What takes the points of a run's curve while the block lasts. TensorBoard has them wherever it is installed."""
+    """Yields a function that takes the points of a run's curve while the block lasts.
+
+    TensorBoard has them wherever it is installed.
+    """
     always = ["tensorboard"] if find_spec("tensorboard") else []
     with ExitStack() as stack:
         trackers = [_open(name, run, record) for name in dict.fromkeys([*always, *names])]

@@ -1,4 +1,4 @@
-"""The trials of a search while it runs: Optuna's suggestions, what is given up, and the runs that were chosen."""
+"""Runs the trials of a search: Optuna's suggestions, runs that are given up, and runs with what was chosen."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FIRST_RUNG, REDUCTION = 1, 3  # of successive halving: evaluations before the fi
 
 
 def chosen_runs(runs: Sequence[RunConfig], search: Search, rows: Sequence[Row]) -> list[RunConfig]:
-    """Every run of the grid with what was chosen for its arm; arms without a choice are left out."""
+    """Returns every run of the grid with what was chosen for its arm; arms without a choice are left out."""
     choices = {
         arm_of(candidate.rows[0].config, search.paths): choice.best
         for choice in choose(rows, search.paths)
@@ -32,9 +32,9 @@ def chosen_runs(runs: Sequence[RunConfig], search: Search, rows: Sequence[Row]) 
 
 
 class HalvingSearch:
-    """Trials of every arm in turn, as Optuna suggests them; what is heard of them stops those that fall behind.
+    """Makes trials of every arm in turn, as Optuna suggests them, and stops those that fall behind.
 
-    Trials that the store already holds are told first, so an interrupted search goes on where it was.
+    Trials that the store already holds are reported first, so an interrupted search resumes where it was.
     """
 
     def __init__(self, runs: Sequence[RunConfig], search: Search, store: Store) -> None:
@@ -46,7 +46,7 @@ class HalvingSearch:
         self._arms = [(run, _study(run, len(known)), known) for run, known in arms]
 
     def runs(self) -> Iterator[RunConfig]:
-        """The next trial, whenever there is room for one."""
+        """Yields the next trial, whenever there is room for one."""
         for number in range(self.search.trials_per_arm):
             for run, study, known in self._arms:
                 if number < len(known):
@@ -60,7 +60,10 @@ class HalvingSearch:
                     yield candidate
 
     def hear(self, event: Any) -> None:
-        """Of an evaluation: have the run stopped if it has fallen behind the others of its arm. Of an end: tell it."""
+        """Hears of an evaluation or an end.
+
+        A run that has fallen behind the others of its arm is stopped; an end is reported to Optuna.
+        """
         if event.run_id not in self._running:
             return
         if isinstance(event, Finished):
@@ -73,14 +76,14 @@ class HalvingSearch:
 
 
 def known_trials(run: RunConfig, search: Search, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The trials of an arm that a store holds, whatever state they are in."""
+    """Returns the trials of an arm that a store holds, whatever state they are in."""
     arm = arm_of(configuration(run), search.paths)
     own = (row for row in rows if row.config["seed"] == run.seed and arm_of(row.config, search.paths) == arm)
     return [{path: flatten(row.config)[path] for path in search.paths} for row in own]
 
 
 def _study(run: RunConfig, known: int) -> optuna.Study:
-    """Its random numbers depend on how many trials are known, so that going on doesn't draw the same again."""
+    """Makes a study whose random numbers depend on the number of known trials, so that resuming draws other ones."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -1,4 +1,4 @@
-"""Carrying one run out, in whatever process an engine has started for it, from its claim to its result."""
+"""Carries one run out, in whatever process an engine has started for it, from its claim to its result."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .store import RunRecord, Store, unwritable
 
 
 class Worker:
-    """What a process keeps between runs: equal tasks are one object, so their data are read and hashed once."""
+    """Keeps what a process needs between runs: equal tasks are one object, so their data are read and hashed once."""
 
     def __init__(self, root: str | Path, options: Options) -> None:
         self.store, self.options = Store(root), options
@@ -31,7 +31,7 @@ class Worker:
     def carry_out(
         self, run_id: str, config: Mapping[str, Any], report: Report, *, patient: bool = False
     ) -> dict[str, Any] | None:
-        """A run's result, known or made now; None if another process is at it, for which `patient` waits.
+        """Returns a run's result, known or made now; None if another process is at it, for which `patient` waits.
 
         config: what config.json is to hold. Whatever goes wrong in the run is its result. An OSError that passes says
         that the store can't be written.
@@ -88,7 +88,7 @@ class Worker:
 
 
 def failure(error: BaseException) -> dict[str, Any]:
-    """The result of a run that raised."""
+    """Returns the result of a run that raised."""
     import torch
 
     text = " ".join(str(error).split())
@@ -108,7 +108,7 @@ def free_memory() -> None:
 
 @contextmanager
 def logging_to(path: Path) -> Iterator[None]:
-    """This process's output, crash reports of the interpreter included, goes to a file while the block lasts."""
+    """Sends this process's output, crash reports of the interpreter included, to a file while the block lasts."""
     kept = [os.dup(1), os.dup(2)]
     try:
         with open(path, "ab") as file:

@@ -1,4 +1,4 @@
-"""Language modelling: a model over the stack, next-byte prediction on text, and the model as transformers knows it.
+"""Trains language models: a model over the stack, next-byte prediction on text, and the model of transformers.
 
 `MixerConfig`, `MixerModel` and `MixerForCausalLM` need transformers, which is imported when one of them is asked for.
 Importing them makes AutoConfig, AutoModel and AutoModelForCausalLM know the model type "mixerzoo".

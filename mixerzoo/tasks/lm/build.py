@@ -1,4 +1,4 @@
-"""Models for training and evaluation: new ones from a run's configuration, trained ones from a checkpoint."""
+"""Builds models for training and evaluation: new ones from a run's configuration, trained ones from a checkpoint."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from .recipe import LMRun
 
 
 def build_model(run: LMRun, data: TextData) -> MixerForCausalLM:
-    """The run's model, its vocabulary the data's unless it says more. Raises ValueError for one that can't be built."""
+    """Builds the run's model, with the data's vocabulary unless it names a larger one.
+
+    Raises ValueError for one that can't be built.
+    """
     if "pretrained" in run.model:
         model = load_model(run.model["pretrained"], dtype=torch.float32)
     else:
@@ -34,7 +37,7 @@ def build_model(run: LMRun, data: TextData) -> MixerForCausalLM:
 
 
 def model_config(run: LMRun, vocab_size: int, end: int | None = None) -> MixerConfig:
-    """A run's model in full. Raises ValueError for an unknown keyword."""
+    """Returns a run's model in full. Raises ValueError for an unknown keyword."""
     known = [name for name in inspect.signature(MixerConfig.__init__).parameters if name not in ("self", "kwargs")]
     for key in run.model:
         if key not in known:
@@ -44,7 +47,7 @@ def model_config(run: LMRun, vocab_size: int, end: int | None = None) -> MixerCo
 
 
 def load_model(name: str, dtype: torch.dtype | str = "auto") -> MixerForCausalLM:
-    """A checkpoint of the zoo's or of flash-linear-attention's, a folder or a name on the Hugging Face hub.
+    """Loads a checkpoint of the zoo's or of flash-linear-attention's, a folder or a name on the Hugging Face hub.
 
     Raises ValueError if there is none, if it is another kind of model, or if it isn't whole.
     """

@@ -1,4 +1,4 @@
-"""The configuration of a language model of the zoo, as transformers stores it."""
+"""Defines the configuration of a language model of the zoo, as transformers stores it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HEADS = {"num_attention_heads": "num_heads", "num_key_value_heads": "num_kv_head
 
 
 class MixerConfig(PreTrainedConfig):
-    """Of a pre-norm language model with any mixer or pattern of mixers.
+    """Configures a pre-norm language model with any mixer or pattern of mixers.
 
     Args:
         mixer: a mixer's name, its configuration (`{"name": "hgrn2", "expand": 64}`), or a list to tile over depth.
@@ -38,8 +38,8 @@ class MixerConfig(PreTrainedConfig):
         fused_loss: while training, take the loss without logits (`transformers_model/loss.py`): `logits` is None then.
         tie_word_embeddings: the head's weight is the embedding's.
 
-    Raises ValueError for a malformed or unknown `mixer`, one that isn't causal or has another width, a size that is no
-    whole number, and an unknown keyword of `channel_mixer`; mixers check their own keywords.
+    Raises ValueError for a `mixer` that is malformed, unknown, not causal or of another width, for a size that is no
+    whole number, and for an unknown keyword of `channel_mixer`. Mixers check their own keywords.
     """
 
     model_type = "mixerzoo"
@@ -110,22 +110,22 @@ class MixerConfig(PreTrainedConfig):
 
     @property
     def mixers(self) -> list[dict[str, Any]]:
-        """Every layer's complete mixer configuration, width and heads included."""
+        """Returns every layer's complete mixer configuration, width and heads included."""
         return [self._complete(mixer) for mixer in tiled(self.mixer, self.num_hidden_layers)]
 
     @property
     def layer_types(self) -> list[str]:
-        """In transformers' words: linear_attention (a state of constant size), full_attention or sliding_attention."""
+        """Returns transformers' words: linear_attention (constant state), full_attention or sliding_attention."""
         return [_layer_type(mixer) for mixer in self.mixers]
 
     @property
     def sliding_window(self) -> int | None:
-        """What transformers wants to know of sliding_attention layers; None without one."""
+        """Returns what transformers wants to know of sliding_attention layers; None without one."""
         return next((mixer["window"] for mixer in self.mixers if mixer.get("window")), None)
 
     @property
     def glu(self) -> dict[str, Any] | None:
-        """The complete keywords of every layer's channel mixer; None without one."""
+        """Returns the complete keywords of every layer's channel mixer; None without one."""
         if self.channel_mixer is None or self.intermediate_size is None:
             return self.channel_mixer
         return {"hidden": self.intermediate_size, **self.channel_mixer}

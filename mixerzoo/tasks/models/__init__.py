@@ -1,1 +1,1 @@
-"""Models that several families of tasks share: the language model and the encoder of sequences."""
+"""Holds the models that several families of tasks share: the language model and the encoder of sequences."""

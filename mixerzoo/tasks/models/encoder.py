@@ -1,4 +1,4 @@
-"""From a sequence to one vector, and on to classes: embedding, positions, the zoo's stack, pooling, head.
+"""Maps a sequence to one vector, and on to classes: embedding, positions, the zoo's stack, pooling, head.
 
     tokens [B,T] or features [B,T,C]  ->  embedding + position  ->  Stack  ->  pooling over the tokens  ->  [B,D]
 
@@ -29,7 +29,7 @@ PAIR_HEADS = ("nli", "concat")
 
 
 class SequenceEncoder(nn.Module):
-    """A sequence as one vector: [B,T] ids, or [B,T,C] features, to [B,D].
+    """Maps a sequence to one vector: [B,T] ids, or [B,T,C] features, to [B,D].
 
     Args:
         backbone: width, depth and mixer.
@@ -102,7 +102,9 @@ class SequenceEncoder(nn.Module):
         )
 
     def forward(self, inputs: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """[B,T] int64 or [B,T,C] to [B,D]. mask: bool [B,T], True = token, at least one a row; None: all are.
+        """Maps [B,T] int64 or [B,T,C] to [B,D].
+
+        mask: bool [B,T], True = token, at least one a row; None: all are.
 
         An order of an image takes no mask, and raises ValueError for one, or for another number of tokens.
         """
@@ -116,7 +118,7 @@ class SequenceEncoder(nn.Module):
         return self._pool(self.stack(x, mask=mask, passes=self._passes(x.shape[1])), mask)
 
     def state_size(self, length: int) -> int:
-        """Numbers that one direction's states or caches hold after `length` tokens."""
+        """Returns the numbers that one direction's states or caches hold after `length` tokens."""
         return self.stack.state_size(length)
 
     def _passes(self, tokens: int) -> tuple[tuple[ScanOrder, ...], ...]:
@@ -149,7 +151,10 @@ class SequenceEncoder(nn.Module):
 
 
 class SequenceClassifier(nn.Module):
-    """An encoder and a linear head: logits [B,classes]. `encoder` holds the keywords of `SequenceEncoder`."""
+    """Adds a linear head to an encoder: logits [B,classes].
+
+    `encoder` holds the keywords of `SequenceEncoder`.
+    """
 
     def __init__(self, backbone: BackboneConfig, classes: int, encoder: Mapping[str, Any]) -> None:
         super().__init__()
@@ -164,10 +169,11 @@ class SequenceClassifier(nn.Module):
 
 
 class PairClassifier(nn.Module):
-    """Two towers that share their weights, as for LRA's Retrieval: logits [B,classes] of two sequences.
+    """Has two towers that share their weights, as for LRA's Retrieval: logits [B,classes] of two sequences.
 
-    `encoder` holds the keywords of `SequenceEncoder`. head: nli, the features [a, b, a-b, a*b] and one hidden layer of
-    D with GELU (Nystromformer's and S4's), or concat, [a, b] and hidden layers of 2D and D with ReLU (LRA's own).
+    `encoder` holds the keywords of `SequenceEncoder`. head: nli | concat. nli has the features [a, b, a-b, a*b] and one
+    hidden layer of D with GELU (Nystromformer's and S4's). concat has [a, b] and hidden layers of 2D and D with ReLU
+    (LRA's own).
     """
 
     def __init__(
@@ -185,7 +191,10 @@ class PairClassifier(nn.Module):
             self.head = nn.Sequential(*hidden, nn.Linear(dim, classes))
 
     def forward(self, inputs: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """Pairs [B,2,T] to [B,classes]; mask: bool [B,2,T]. Both of a pair go through the encoder in one batch."""
+        """Maps pairs [B,2,T] to [B,classes]; mask: bool [B,2,T].
+
+        Both of a pair go through the encoder in one batch.
+        """
         vectors = self.encoder(inputs.flatten(0, 1), mask=None if mask is None else mask.flatten(0, 1))
         a, b = vectors.unflatten(0, (-1, 2)).unbind(1)
         return self.head(torch.cat([a, b, a - b, a * b] if self.nli else [a, b], dim=-1))
@@ -195,7 +204,7 @@ class PairClassifier(nn.Module):
 
 
 def sinusoids(place: Tensor, dim: int) -> Tensor:
-    """[B,T] places to [B,T,dim]: sines in the first half of the channels, cosines in the second."""
+    """Maps [B,T] places to [B,T,dim]: sines in the first half of the channels, cosines in the second."""
     half = (dim + 1) // 2
     rates = torch.exp(torch.arange(half, device=place.device) * (-math.log(10_000) / max(1, half - 1)))
     angles = place[..., None] * rates

@@ -1,4 +1,4 @@
-"""A causal language model: `logits = norm(stack(embedding(ids))) @ head^T`, the head tied to the embedding or not.
+"""Defines a causal language model: `logits = norm(stack(embedding(ids))) @ head^T`, the head tied or not.
 
 ids: int64 [B,T] · logits: [B,T,vocabulary]. Generation is one prefill and then steps, for padded prompts too.
 """
@@ -22,7 +22,10 @@ IGNORED = -100
 
 
 class LanguageModel(nn.Module):
-    """`LanguageModel(256, dim=64, depth=2, mixer="hgrn2")`; `mixer` is a name, a configuration, or a list to tile."""
+    """Predicts tokens: `LanguageModel(256, dim=64, depth=2, mixer="hgrn2")`.
+
+    `mixer` is a name, a configuration, or a list to tile.
+    """
 
     def __init__(
         self,
@@ -70,7 +73,7 @@ class LanguageModel(nn.Module):
     def from_backbone(
         cls, vocab_size: int, backbone: BackboneConfig, *, tie_embeddings: bool = True, embedding_std: float = 0.02
     ) -> LanguageModel:
-        """The same from a run's configuration."""
+        """Builds the model from a run's configuration."""
         return cls(
             vocab_size,
             backbone.dim,
@@ -86,17 +89,20 @@ class LanguageModel(nn.Module):
         )
 
     def forward(self, ids: Tensor, *, mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
-        """Logits [B,T,vocabulary]. `mask` and `cu_seqlens` as in the mixers' contract."""
+        """Returns logits [B,T,vocabulary]. `mask` and `cu_seqlens` are as in the mixers' contract."""
         return self.head(self.stack(self.embedding(ids), mask=mask, cu_seqlens=cu_seqlens))
 
     def loss(
         self, ids: Tensor, labels: Tensor, *, mask: Tensor | None = None, cu_seqlens: Tensor | None = None
     ) -> Tensor:
-        """Mean cross-entropy in nats over the positions whose label is not -100. `labels` are already shifted."""
+        """Returns the mean cross-entropy in nats over the positions whose label is not -100.
+
+        `labels` are already shifted.
+        """
         return token_loss(self(ids, mask=mask, cu_seqlens=cu_seqlens), labels)
 
     def state_size(self, length: int) -> int:
-        """Elements of recurrent state or key-value cache that one sequence holds after `length` tokens."""
+        """Returns the elements of state or key-value cache that one sequence holds after `length` tokens."""
         return self.stack.state_size(length)
 
     @torch.no_grad()
@@ -109,7 +115,7 @@ class LanguageModel(nn.Module):
         generator: torch.Generator | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """The continuation [B,max_new_tokens] of a prompt [B,T], greedy at temperature 0.
+        """Returns the continuation [B,max_new_tokens] of a prompt [B,T], greedy at temperature 0.
 
         mask: bool [B,T], True = real token, for prompts of different lengths (padding wherever it stands).
         """
@@ -128,7 +134,10 @@ class LanguageModel(nn.Module):
 
 
 def token_loss(logits: Tensor, labels: Tensor, *, reduction: str = "mean") -> Tensor:
-    """Cross-entropy of [B,T,vocabulary] logits against [B,T] labels in nats, in fp32; label -100 is left out."""
+    """Returns the cross-entropy of [B,T,vocabulary] logits against [B,T] labels in nats, in fp32.
+
+    Label -100 is left out.
+    """
     return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction=reduction)
 
 

@@ -152,8 +152,8 @@ def build_image_mixer(mixer: str, dim: int, mixer_kwargs: Mapping[str, Any] | No
 def build_channel_mixer(mixer: Mixer, weights: float, channel_mixer: Mapping[str, Any] | None) -> GLU:
     """Builds a GLU so wide that it and the mixer have `weights` dim^2 weights (biases and norms not counted).
 
-    A `hidden` or `multiplier` among the keywords of `channel_mixer` overrides this width. The width is a multiple of 8,
-    dim/2 at least.
+    A `hidden` or `multiplier` among the keywords of `channel_mixer` overrides this width. The width is a multiple of 8.
+    Raises ValueError for a mixer so large that the width would fall below dim/2: its block would not equal the others'.
     """
     keywords = dict(channel_mixer or {})
     for key in keywords:
@@ -161,7 +161,14 @@ def build_channel_mixer(mixer: Mixer, weights: float, channel_mixer: Mapping[str
             raise ValueError(unknown("keyword of channel_mixer", key, CHANNEL_MIXER_KEYS))
     if not {"hidden", "multiplier"} & set(keywords):
         taken = sum(parameter.numel() for parameter in mixer.parameters() if parameter.ndim > 1)
-        keywords["hidden"] = max(8 * round((weights * mixer.dim**2 - taken) / (24 * mixer.dim)), mixer.dim // 2)
+        keywords["hidden"] = hidden = 8 * round((weights * mixer.dim**2 - taken) / (24 * mixer.dim))
+        if hidden < mixer.dim // 2:
+            least = mixer.dim // 2
+            raise ValueError(
+                f"{mixer.config['name']} of dim={mixer.dim} has {taken:,} of its block's {weights * mixer.dim**2:,.0f} "
+                f"weights, so the GLU would have {hidden} channels, at least dim/2 = {least} are allowed; remedy: "
+                f'channel_mixer={{"hidden": {least}}} for a larger block, or a smaller mixer'
+            )
     return GLU(mixer.dim, **keywords)
 
 

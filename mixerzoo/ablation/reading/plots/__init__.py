@@ -1,4 +1,4 @@
-"""The figures of a report, each only where the runs support it. The only place of a grid that imports matplotlib."""
+"""Draws the figures of a report, each only where the runs support it; nothing else of a grid imports matplotlib."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ DPI = 150
 
 
 class Picture(NamedTuple):
-    """A figure that was saved: SVG text for a page, and what a page says of it."""
+    """Holds a figure that was saved: SVG text for a page, and what a page says of it."""
 
     name: str
     title: str
@@ -47,7 +47,7 @@ class Picture(NamedTuple):
 
 
 def draw(report: Report) -> list[Drawing]:
-    """All figures that the report's runs support: those of every task, then those over all of them."""
+    """Draws all figures that the report's runs support: those of every task, then those over all of them."""
     with rc_context(SETTINGS):
         return [drawing for drawing in _drawings(report) if drawing is not None]
 
@@ -73,7 +73,7 @@ def _drawings(report: Report) -> list[Drawing | None]:
 
 
 def save(report: Report, directory: Path) -> list[Picture]:
-    """Draw, and write `<name>.png` for Markdown, `figures/<name>.svg` and `.pdf` for papers."""
+    """Draws, and writes `<name>.png` for Markdown, `figures/<name>.svg` and `.pdf` for papers."""
     (directory / FOLDER).mkdir(parents=True, exist_ok=True)
     pictures = []
     with rc_context(SETTINGS):

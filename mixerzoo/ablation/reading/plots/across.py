@@ -1,4 +1,4 @@
-"""Over all tasks: a heat map of every model on every task, and their average ranks with the critical difference."""
+"""Draws all tasks at once: a heat map of models and tasks, and average ranks with the critical difference."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ HEAT = "Blues"
 
 
 def heat_map(arms: Sequence[Arm]) -> Drawing | None:
-    """Models x tasks; None for fewer than two of either. Models come in the order of their mean brightness."""
+    """Draws models x tasks; None for fewer than two of either.
+
+    Models come in the order of their mean brightness.
+    """
     tasks = list(dict.fromkeys(arm.task_label for arm in arms))
     cells = {(arm.model_label, arm.task_label): arm for arm in arms}
     brightness = {key: value for task in tasks for key, value in _normalised(task, arms).items()}
@@ -58,7 +61,7 @@ def heat_map(arms: Sequence[Arm]) -> Drawing | None:
 
 
 def rank_diagram(ranks: Mapping[str, float], tasks: int) -> Drawing | None:
-    """Demsar's critical-difference diagram (JMLR 7, 2006); None for fewer than three tasks or two models."""
+    """Draws Demsar's critical-difference diagram (JMLR 7, 2006); None for fewer than three tasks or two models."""
     if tasks < FEWEST_TASKS or not 2 <= len(ranks) <= MOST:
         return None
     critical = critical_difference(len(ranks), tasks)
@@ -95,7 +98,7 @@ def rank_diagram(ranks: Mapping[str, float], tasks: int) -> Drawing | None:
 
 
 def cliques(ranks: Sequence[float], critical: float) -> list[tuple[int, int]]:
-    """Of ascending ranks, the longest stretches (first, last) whose ends differ by less than what is critical."""
+    """Returns the longest stretches (first, last) of ascending ranks whose ends differ less than critically."""
     found: list[tuple[int, int]] = []
     for first in range(len(ranks)):
         last = max(i for i in range(first, len(ranks)) if ranks[i] - ranks[first] < critical)
@@ -105,7 +108,7 @@ def cliques(ranks: Sequence[float], critical: float) -> list[tuple[int, int]]:
 
 
 def _axis(axes: Axes, most: int, critical: float) -> None:
-    """The line of ranks, and above it the critical difference as a length."""
+    """Draws the line of ranks, and above it the critical difference as a length."""
     axes.plot([1, most], [0, 0], color=INK, lw=1.2, clip_on=False)
     for rank in range(1, most + 1):
         axes.plot([rank, rank], [0, -0.15], color=INK, lw=1, clip_on=False)
@@ -117,7 +120,7 @@ def _axis(axes: Axes, most: int, critical: float) -> None:
 
 
 def _normalised(task: str, arms: Sequence[Arm]) -> dict[tuple[str, str], float]:
-    """0 for the worst mean of a task, 1 for the best; 1 for all where they are equal."""
+    """Returns 0 for the worst mean of a task, 1 for the best; 1 for all where they are equal."""
     means = {(arm.model_label, task): arm.mean for arm in arms if arm.task_label == task and arm.mean is not None}
     if not means:
         return {}

@@ -1,4 +1,4 @@
-"""Learning curves: the validation metric against training tokens, with a band over the seeds."""
+"""Draws learning curves: the validation metric against training tokens, with a band over the seeds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST = 12  # lines that an eye can follow
 
 
 def curves(task: str, arms: Sequence[Arm], looks: Mapping[str, dict[str, Any]]) -> Drawing | None:
-    """The best arm of every mixer, then the next best, up to twelve; None without an evaluated step."""
+    """Draws the best arm of every mixer, then the next best, up to twelve; None without an evaluated step."""
     evaluated = [arm for arm in arms if any(point.get("metric") is not None for point in arm.done[0].curve)]
     shown = best_of_each(evaluated, MOST)
     if not shown:
@@ -45,7 +45,7 @@ def curves(task: str, arms: Sequence[Arm], looks: Mapping[str, dict[str, Any]]) 
 
 
 def best_of_each(arms: Sequence[Arm], most: int) -> list[Arm]:
-    """Of arms ordered best first: those of every mixer that come first, then the others."""
+    """Orders arms that come best first: the first of every mixer, then the others."""
     place: dict[str, int] = defaultdict(int)
     order = []
     for index, arm in enumerate(arms):
@@ -55,7 +55,7 @@ def best_of_each(arms: Sequence[Arm], most: int) -> list[Arm]:
 
 
 def band(axes: Axes, xs: Sequence[float], values: Sequence[Sequence[float]], look: Mapping[str, Any]) -> None:
-    """The interval at every x that has one."""
+    """Draws the interval at every x that has one."""
     found = [(x, spread) for x, own in zip(xs, values, strict=True) if (spread := interval(own)) is not None]
     if found:
         where, spreads = zip(*found, strict=True)
@@ -64,7 +64,9 @@ def band(axes: Axes, xs: Sequence[float], values: Sequence[Sequence[float]], loo
 
 
 def _line(arm: Arm) -> dict[float, list[float]]:
-    """By tokens, the metrics of the seeds; points that not every seed has would bend the mean and are left out.
+    """Returns, by tokens, the metrics of the seeds.
+
+    Points that not every seed has would bend the mean and are left out.
 
     A step belongs to the seeds' mean number of tokens, which differs where sequences are not all as long.
     """

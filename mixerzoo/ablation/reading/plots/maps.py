@@ -1,4 +1,4 @@
-"""Pictures that a task drew of its models: a line for every map, a column for every arm, in one logarithmic scale."""
+"""Draws pictures of a task's models: a line for every map, a column for every arm, in one logarithmic scale."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST = 8  # columns
 
 
 def maps(task: str, arms: Sequence[Arm]) -> Drawing | None:
-    """None for a task that draws nothing."""
+    """Draws the maps; None for a task that draws nothing."""
     shown = best_of_each([arm for arm in arms if arm.maps], MOST)
     if not shown:
         return None

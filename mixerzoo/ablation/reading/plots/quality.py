@@ -1,4 +1,4 @@
-"""Quality against what it costs: parameters, state, FLOPs, seconds; with the Pareto front."""
+"""Draws quality against what it costs: parameters, state, FLOPs, seconds; with the Pareto front."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MANY = 60  # arms in a panel: beyond, error bars and chains are a thicket
 
 
 class Cost(NamedTuple):
-    """An x axis: the result's key, the file's name, the label."""
+    """Describes an x axis: the result's key, the file's name, the label."""
 
     key: str
     name: str
@@ -28,7 +28,7 @@ class Cost(NamedTuple):
 
 
 class Name(NamedTuple):
-    """A text at a point, in the colour of an arm."""
+    """Places a text at a point, in the colour of an arm."""
 
     x: float
     y: float
@@ -45,7 +45,7 @@ COSTS = (
 
 
 def qualities(tasks: Mapping[str, Sequence[Arm]], looks: Mapping[str, dict[str, Any]]) -> list[Drawing]:
-    """A figure for every cost in which arms of a task differ, a panel for every such task."""
+    """Draws a figure for every cost in which arms of a task differ, a panel for every such task."""
     drawings = []
     for cost in COSTS:
         groups = {task: points for task, arms in tasks.items() if _differ(points := _points(arms, cost.key))}
@@ -86,7 +86,7 @@ def _panel(
     cost: Cost,
     looks: Mapping[str, dict[str, Any]],
 ) -> list[Name]:
-    """Draws, and returns what is to be named."""
+    """Draws a panel, and returns what is to be named."""
     first = points[0][0]
     front = [points[i][1:] for i in pareto_front([p[1:] for p in points], higher_is_better=first.higher_is_better)]
     axes.step(*zip(*front, strict=True), where="post", color=FAINT, lw=4, alpha=0.35, zorder=1)
@@ -112,7 +112,7 @@ def _panel(
 
 
 def _named(chain: Sequence[tuple[float, float, Arm]]) -> Name:
-    """A mixer's name stands at its dearest point."""
+    """Names a mixer at its dearest point."""
     x, y, arm = max(chain, key=lambda point: point[0])
     return Name(x, y, arm.mixer, arm.label)
 
@@ -131,7 +131,7 @@ def _scale(axes: Axes, cost: Cost, costs: Sequence[float]) -> None:
 
 
 def _name(axes: Axes, names: Sequence[Name], looks: Mapping[str, dict[str, Any]]) -> None:
-    """Each name beside its point, on the first side where it covers no other."""
+    """Writes each name beside its point, on the first side where it covers no other."""
     taken = [axes.transData.transform((x, y)) for x, y, _, _ in names]
     boxes: list[Any] = []
     sides = ((-5, 4, "right", "bottom"), (5, 4, "left", "bottom"), (5, -4, "left", "top"), (-5, -4, "right", "top"))

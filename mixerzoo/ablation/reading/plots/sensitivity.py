@@ -1,4 +1,4 @@
-"""How sensitive every arm is to what was searched for: the validation metric against the learning rate, above all."""
+"""Draws how sensitive every arm is to what was searched for: the validation metric against the learning rate."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .varied import is_number, value_ticks
 def sensitivities(
     task: str, arms: Sequence[Arm], choices: Sequence[Choice], looks: Mapping[str, dict[str, Any]]
 ) -> list[Drawing]:
-    """A figure for every number that was searched for."""
+    """Draws a figure for every number that was searched for."""
     chosen = {choice.best.rows[0].run_id: choice for choice in choices if choice.best is not None}
     searched = [(arm, chosen[row.run_id]) for arm in arms for row in arm.rows if row.run_id in chosen]
     shown = best_of_each([arm for arm, _ in searched], MOST)
@@ -56,7 +56,7 @@ def _draw(path: str, task: str, searched: Sequence[tuple[Arm, Choice]], looks: M
 
 
 def _best_scores(path: str, choice: Choice, *, higher_is_better: bool) -> dict[float, float]:
-    """By value of the path, ascending, the best score with any values of the other paths."""
+    """Returns, by value of the path, ascending, the best score with any values of the other paths."""
     scores: dict[float, float] = {}
     for candidate in choice.candidates:
         if candidate.score is not None:

@@ -1,4 +1,4 @@
-"""What tasks measured as a series: accuracy against length with the training length marked, speed and memory."""
+"""Draws what tasks measured as a series: accuracy against length, speed and memory. The training length is marked."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DECADES = 10.0  # a y axis is logarithmic if its values span more and don't come
 
 
 def series(task: str, arms: Sequence[Arm], looks: Mapping[str, dict[str, Any]]) -> list[Drawing]:
-    """A figure for every series that a run of the task brought."""
+    """Draws a figure for every series that a run of the task brought."""
     found: dict[str, dict[str, list[Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for arm in arms:
         for row in arm.done:
@@ -70,7 +70,7 @@ def mark_training(axes: Axes, mark: float | None) -> None:
 
 
 def _points(lines: Sequence[Mapping[str, Any]]) -> dict[float, list[float]]:
-    """By x, the values of the seeds, x ascending; what is null was not measured."""
+    """Returns, by ascending x, the values of the seeds; what is null was not measured."""
     points = defaultdict(list)
     for line in lines:
         for x, y in line["points"]:

@@ -1,4 +1,4 @@
-"""One look for every figure: palette, axes, labels that stand at what they name. Nothing is drawn here.
+"""Gives every figure one look: palette, axes, labels that stand at what they name. Nothing is drawn here.
 
 Colours belong to mixers, shades to their variants, and both are the same in every figure of a report.
 """
@@ -58,7 +58,10 @@ SETTINGS: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure with its file's name, a title, and a caption that says how it was made. `task`: empty for all tasks."""
+    """Holds a figure, its file's name, a title, and a caption that says how it was made.
+
+    task: empty for all tasks.
+    """
 
     name: str
     title: str
@@ -72,7 +75,7 @@ class Drawing:
 
 
 def panels(count: int, *, width: float = 4.4, height: float = 3.4) -> tuple[Figure, list[Axes]]:
-    """A figure with this many axes, in rows of up to three."""
+    """Makes a figure with this many axes, in rows of up to three."""
     columns = 2 if count == 4 else min(count, 3)
     rows = -(-count // columns)
     figure = Figure(figsize=(0.6 + width * columns, height * rows), layout="constrained")
@@ -84,7 +87,7 @@ def panels(count: int, *, width: float = 4.4, height: float = 3.4) -> tuple[Figu
 
 
 def styles(arms: Sequence[Arm]) -> dict[str, dict[str, Any]]:
-    """By label: a colour and marker of the mixer, a shade and line style of the variant."""
+    """Returns, by label, a colour and marker of the mixer, and a shade and line style of the variant."""
     looks = {}
     for index, mixer in enumerate(sorted({arm.mixer for arm in arms})):
         labels = list(dict.fromkeys(arm.label for arm in sorted(arms, key=_variant_order) if arm.mixer == mixer))
@@ -100,7 +103,7 @@ def styles(arms: Sequence[Arm]) -> dict[str, dict[str, Any]]:
 
 
 def metric_label(arm: Arm, *, split: str = "") -> str:
-    """`accuracy, test, higher is better`: what stands on an axis."""
+    """Returns `accuracy, test, higher is better`, which stands on an axis."""
     metric = arm.metric
     unit = f" ({metric['unit']})" if metric.get("unit") and not metric["unit"].startswith("fraction") else ""
     better = "higher" if arm.higher_is_better else "lower"
@@ -108,7 +111,7 @@ def metric_label(arm: Arm, *, split: str = "") -> str:
 
 
 def powers_of_two(axes: Axes, write: Callable[[float], str]) -> None:
-    """A logarithmic x axis whose ticks are powers of two."""
+    """Makes the x axis logarithmic, with powers of two as ticks."""
     axes.set_xscale("log", base=2)
     low, high = axes.get_xlim()
     octaves = math.log2(high / low)
@@ -118,13 +121,13 @@ def powers_of_two(axes: Axes, write: Callable[[float], str]) -> None:
 
 
 def counts(axes: Axes) -> None:
-    """`1.2 M` on the x axis, and small numbers as they are."""
+    """Writes `1.2 M` on the x axis, and small numbers as they are."""
     large = EngFormatter()
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: large(value) if value >= 1000 else f"{value:g}"))
 
 
 def geometric(values: Sequence[float]) -> bool:
-    """Whether positive values stand more evenly on a logarithmic axis than on a linear one, over a factor of 4."""
+    """Returns whether positive values, over a factor of 4, stand more evenly on a logarithmic than on a linear axis."""
     ordered = sorted(set(values))
     if len(ordered) < 2 or ordered[0] <= 0 or ordered[-1] < 4 * ordered[0]:
         return False
@@ -158,7 +161,7 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, str, Mapping[str, Any]]])
 
 
 def spread(places: Sequence[float], gap: float) -> list[float]:
-    """Ascending places moved apart to at least `gap`, as little as possible: clusters stay centred where they were."""
+    """Moves ascending places apart to at least `gap`, as little as possible: clusters stay centred where they were."""
     clusters: list[list[float]] = []  # [sum of (place - offset in the cluster), count]
     for place in places:
         clusters.append([place, 1])
@@ -178,7 +181,7 @@ def _first(place: tuple[float, str, Mapping[str, Any]]) -> float:
 
 
 def _variant_order(arm: Arm) -> list[tuple[bool, Any]]:
-    """Numbers by size, before words."""
+    """Orders numbers by size, before words."""
     return [
         (not isinstance(v, (int, float)), v if isinstance(v, (int, float)) else str(v)) for v in arm.variant.values()
     ]

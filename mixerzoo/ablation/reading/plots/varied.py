@@ -1,4 +1,4 @@
-"""The metric against a number that the grid varied."""
+"""Draws the metric against a number that the grid varied."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FEWEST = 3  # values that make a line
 
 
 def varied(task: str, arms: Sequence[Arm], looks: Mapping[str, dict[str, Any]]) -> list[Drawing]:
-    """A figure for every number with three values or more: a line a mixer, level ones for mixers without it."""
+    """Draws a figure for every number with three values or more: a line a mixer, level for mixers without it."""
     paths = dict.fromkeys(path for arm in arms for path in arm.variant)
     valued = [arm for arm in arms if arm.values]
     return [drawing for path in paths if (drawing := _against(path, task, valued, looks)) is not None]
@@ -62,7 +62,7 @@ def _against(path: str, task: str, arms: Sequence[Arm], looks: Mapping[str, dict
 
 
 def value_ticks(axes: Axes, values: Iterable[float]) -> None:
-    """The values themselves, on a logarithmic axis where they are geometric."""
+    """Marks the values themselves, on a logarithmic axis where they are geometric."""
     ordered = sorted(values)
     if geometric(ordered):
         axes.set_xscale("log")

@@ -1,4 +1,4 @@
-"""From stored runs to tables on a terminal, Markdown, LaTeX, CSV, Parquet, one HTML page, and figures."""
+"""Turns stored runs into tables on a terminal, Markdown, LaTeX, CSV, Parquet, one HTML page, and figures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def write_report(
     baseline: str | None = None,
     plots: bool = True,
 ) -> Report:
-    """Read what `read_report` does, and write all of it into `Report.directory`.
+    """Reads what `read_report` does, and writes all of it into `Report.directory`.
 
     results.md, results.tex and report.html hold the tables; results.csv (and results.parquet, with pyarrow) every run;
     summary.csv every arm; `*.png` and figures/ the figures.
@@ -56,7 +56,7 @@ def _write(report: Report, *, plots: bool) -> None:
 
 @contextmanager
 def _collector_paused() -> Iterator[None]:
-    """Ten thousand rows are a million objects, none of them garbage: looking for it took a fifth of the time."""
+    """Pauses the collector: looking for garbage among ten thousand rows' million objects took a fifth of the time."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

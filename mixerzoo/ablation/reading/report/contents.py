@@ -1,13 +1,13 @@
-"""What a report speaks of: runs that were read, filtered and grouped into arms, and for every task what is to be told.
+"""Gathers what a report speaks of: runs that were read, filtered and grouped into arms, and sections by task.
 
-Where a search chose settings, an arm is what it chose, and the other trials only stand in the figures of the search.
+An arm of a search is what it chose; the other trials only stand in the figures of the search.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,13 @@ from mixerzoo.ablation.reading.columns import FOLDER, check_paths, columns, head
 from mixerzoo.ablation.reading.fairness import warnings
 from mixerzoo.ablation.reading.statistics import Comparison, coverage_of_the_range
 from mixerzoo.ablation.running.choice import Choice, choose
-from mixerzoo.ablation.running.store import Row, Store
+from mixerzoo.ablation.running.store import LEFT_OUT, Row, Store
 from mixerzoo.registry.registry import unknown
 from mixerzoo.tasks.base import file_name
 from mixerzoo.tasks.config import canonical, flatten
 from mixerzoo.tasks.files import read_json
 
-from .missing import axes_of, missing
+from .missing import apart, axes_of, missing
 
 RUN = {"task", "backbone", "train", "seed"}  # what tells a run from a checkpoint or another folder with a config.json
 SELECTION = "selection"
@@ -33,7 +33,10 @@ FEW_SEEDS = 5  # with fewer, an interval cannot be as wide as it should
 
 @dataclass(frozen=True)
 class Section:
-    """One task's part of a report. `trials` are its runs as arms of their own, also those that a search passed over."""
+    """Holds one task's part of a report.
+
+    trials: its runs as arms of their own, also those that a search passed over.
+    """
 
     task: str
     arms: tuple[Arm, ...]
@@ -41,6 +44,7 @@ class Section:
     choices: tuple[Choice, ...]
     baseline: str | None
     missing: tuple[str, ...]
+    left_out: Mapping[str, str] = field(default_factory=dict)  # what could not be, and the reason
 
     @property
     def metric(self) -> Mapping[str, Any]:
@@ -48,7 +52,7 @@ class Section:
 
     @cached_property
     def best(self) -> set[str]:
-        """The labels of what is in first place, on every variant of the task."""
+        """Returns the labels of what is in first place, on every variant of the task."""
         means: dict[str, float | None] = {}
         for arm in self.arms:  # best first
             means.setdefault(arm.task_label, arm.mean)
@@ -56,18 +60,18 @@ class Section:
 
     @cached_property
     def split(self) -> str:
-        """Which split the values are of; empty for rows that don't say, and where they differ."""
+        """Returns the split that the values are of; empty for rows that don't say, and where they differ."""
         splits = {row.result.get("split", "") for arm in self.arms for row in arm.done}
         return splits.pop() if len(splits) == 1 else ""
 
     @cached_property
     def comparisons(self) -> dict[str, Comparison]:
-        """With the baseline, by the labels of the arms that have one."""
+        """Returns the comparisons with the baseline, by the labels of the arms that have one."""
         return comparisons(self.arms, self.baseline) if self.baseline else {}
 
     @cached_property
     def problems(self) -> list[str]:
-        """A sentence for every run without a value; seeds that went the same way share one."""
+        """Returns a sentence for every run without a value; seeds that went the same way share one."""
         groups = defaultdict(list)
         for arm in self.trials:
             for row in arm.lost:
@@ -76,16 +80,17 @@ class Section:
             f"{self.task} {label} seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}: {status} ({detail})"
             for (label, status, detail), seeds in groups.items()
         ]
+        told += [f"{self.task} {what}: left out ({reason})" for what, reason in self.left_out.items()]
         return told + [f"{self.task} {what}: missing (not started)" for what in self.missing]
 
     @cached_property
     def warnings(self) -> list[str]:
-        """Where the comparison is not fair, or not sure."""
+        """Returns sentences on where the comparison is not fair, or not sure."""
         return warnings(self.arms, self.choices)
 
     @cached_property
     def notes(self) -> list[str]:
-        """How the numbers arose."""
+        """Returns sentences on how the numbers arose."""
         rows = [row for arm in self.arms for row in arm.rows]
         notes = [row.result.get("measurements", {}).get("note") for row in rows]
         notes += [
@@ -105,10 +110,10 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that is shown. `rows` are all runs that the filters left, `arms` what the tables compare.
+    """Holds everything that is shown. `rows` are all runs that the filters left, `arms` what the tables compare.
 
-    directory: where its files go: the runs' own directory, a folder in it for a part of them, or, of several
-    directories, one beside the first.
+    directory: where its files go. It is the runs' own, a folder in it for a part of them, or, of several directories,
+    one beside the first.
     """
 
     directory: Path
@@ -123,7 +128,7 @@ class Report:
 
     @property
     def pooled(self) -> str:
-        """What a filter and a regrouping have made of the runs, as a sentence; empty without them."""
+        """Returns what a filter and a regrouping have made of the runs, as a sentence; empty without them."""
         parts = [f"only runs with {' and '.join(self.where)}; what is missing is not counted"] * bool(self.where)
         parts += [f"grouped by {', '.join(map(heading, self.by))} alone, pooling whatever else differs"] * bool(self.by)
         return f"Shown: {'; '.join(parts)}." if parts else ""
@@ -136,7 +141,9 @@ class Report:
 def read_report(
     *stores: Store, where: Iterable[str] = (), by: Iterable[str] = (), baseline: str | None = None
 ) -> Report:
-    """The runs of one or more directories, with the folder as one more setting where there are several.
+    """Reads the runs of one or more directories.
+
+    Where there are several, the folder is one more setting.
 
     where: conditions, all of which a run must meet: `train.lr=3e-3`, `mixer=gla,hgrn2`, `seed<2`. by: dotted paths to
     group by instead of everything but the seed. baseline: a mixer or an arm's label, to compare the others with.
@@ -170,6 +177,7 @@ def read_report(
         _check_baseline(baseline, compared)
     baseline = baseline or next((q["baseline"] for q in questions if q.get("baseline")), None)
     absent = missing(questions[0], rows) if len(stores) == 1 and not where else {}
+    left_out, not_started = apart(absent, read_json(stores[0].root / LEFT_OUT) or {})
     question = next((q["question"] for q in questions if q.get("question")), "")
     sections = [
         Section(
@@ -178,7 +186,8 @@ def read_report(
             tuple(arm for arm in trials if arm.task == task),
             tuple(choice for choice in choices if choice.candidates[0].rows[0].config["task"]["name"] == task),
             baseline,
-            tuple(absent.get(task, ())),
+            tuple(not_started.get(task, ())),
+            left_out.get(task, {}),
         )
         for task in dict.fromkeys([*(arm.task for arm in compared), *absent])
     ]
@@ -190,14 +199,14 @@ def read_report(
 
 
 def _shown(choice: Choice) -> Iterable[Row]:
-    """What was chosen; every trial where nothing could be, so that what went wrong is seen."""
+    """Returns what was chosen; every trial where nothing could be, so that what went wrong is seen."""
     if choice.best is not None:
         return choice.best.rows
     return (row for candidate in choice.candidates for row in candidate.rows)
 
 
 def _names(roots: Sequence[Path]) -> list[str]:
-    """As much of the end of every path as tells them apart."""
+    """Returns as much of the end of every path as tells them apart."""
     parts = [root.resolve().parts for root in roots]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(own[-length:]) for own in parts]

@@ -1,4 +1,4 @@
-"""results.tex: booktabs tables to be read by a paper with \\input, best in bold, ± the 95 % interval."""
+"""Writes results.tex: booktabs tables for a paper to \\input, best in bold, ± the 95 % interval."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CAPTION = "Means over seeds, $\\pm$ the wider side of the 95\\,\\% bootstrap int
 
 
 def latex(report: Report) -> str:
-    """A table environment a task, and one over all tasks where there are several."""
+    """Writes a table environment a task, and one over all tasks where there are several."""
     tables = [(section.task, results(section)) for section in report.sections]
     if (tasks := across(report)) is not None:
         tables.append(("all tasks", tasks))
@@ -35,7 +35,7 @@ def latex(report: Report) -> str:
 
 
 def escape(text: str) -> str:
-    """Text that LaTeX sets as it is; what its fonts lack is a question mark."""
+    """Returns text that LaTeX sets as it is; what its fonts lack is a question mark."""
     return "".join(SPECIAL.get(character, character if ord(character) < 0x180 else "?") for character in text)
 
 

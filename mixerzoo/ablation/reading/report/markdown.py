@@ -1,4 +1,4 @@
-"""results.md: the tables with everything that must be read beside them, and the figures."""
+"""Writes results.md: the tables with everything that must be read beside them, and the figures."""
 
 from __future__ import annotations
 

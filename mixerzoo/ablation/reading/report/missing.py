@@ -1,10 +1,10 @@
-"""What a question asks for and no run has been started on: mixers, values of an axis, cells of several axes, seeds."""
+"""Finds what a question asks for and no run was started on: mixers, values, cells of several axes, seeds."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import product
+from itertools import combinations, product
 from typing import Any
 
 from mixerzoo.ablation.question.paths import value_at
@@ -19,12 +19,12 @@ SOLVED = {"glu": "backbone.channel_mixer.hidden", "width": "backbone.dim", "dept
 
 
 def axes_of(question: Mapping[str, Any]) -> list[Axis]:
-    """What a question, as its folder keeps it, varies."""
+    """Returns the axes of a question as its folder keeps it."""
     return [Axis.of(paths, values) for paths, values in flatten(question.get("vary") or {}).items()]
 
 
 def missing(question: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, list[str]]:
-    """By task, what the question asks for and isn't there."""
+    """Returns, by task, what the question asks for and isn't there."""
     names = {row.config["task"]["name"].rpartition("/")[2]: row.config["task"]["name"] for row in rows}
     started: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
@@ -40,8 +40,37 @@ def missing(question: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, list[
     return {task: list(what) for task, what in found.items() if what}
 
 
+def apart(
+    absent: Mapping[str, Sequence[str]], left_out: Mapping[str, Any]
+) -> tuple[dict[str, dict[str, str]], dict[str, list[str]]]:
+    """Parts, by task, what cannot be, with its reason, from what has only not been started.
+
+    left_out: as the store keeps it. Its cells have every value that was set, none where a mixer has no run at all;
+    `absent` has only those values that no run has.
+    """
+    reasons: dict[tuple[str, str], str] = {}
+    for cell in left_out.get("cells", ()):
+        for count in range(min(1, len(cell["values"])), len(cell["values"]) + 1):
+            for values in combinations(cell["values"], count):
+                reasons.setdefault((_last(cell["task"]), ", ".join([cell["mixer"], *values])), cell["reason"])
+    impossible: dict[str, dict[str, str]] = defaultdict(dict)
+    others: dict[str, list[str]] = defaultdict(list)
+    for task, names in absent.items():
+        for name in names:
+            if (_last(task), name) in reasons:
+                impossible[task][name] = reasons[_last(task), name]
+            else:
+                others[task].append(name)
+    return impossible, others
+
+
+def _last(task: str) -> str:
+    """Returns a task's short name: `diagnostics/mqar` is `mqar` too."""
+    return task.rpartition("/")[2]
+
+
 def _cells(question: Mapping[str, Any], rows: Sequence[Row], scopes: set[str]) -> Iterator[str]:
-    """Of the runs of one mixer on one task: missing seeds, values that no run has, and then combinations."""
+    """Yields what lacks among the runs of one mixer on one task: seeds, values that no run has, then combinations."""
     seeds = set(question.get("seeds", ()))
     absent = seeds - {row.config["seed"] for row in rows}
     yield from (f" seed {seed}" for seed in sorted(absent))
@@ -60,7 +89,7 @@ def _cells(question: Mapping[str, Any], rows: Sequence[Row], scopes: set[str]) -
 
 
 def _axes(question: Mapping[str, Any], rows: Sequence[Row], scopes: set[str]) -> Iterator[list[Case]]:
-    """Of every axis the cases, of what reaches a mixer's runs on a task and the matching hasn't solved for."""
+    """Yields the cases of every axis that reach a mixer's runs on a task and that the matching hasn't solved for."""
     solved = SOLVED.get(question.get("solve") or "")
     for axis in axes_of(question):
         reached = [
@@ -76,7 +105,7 @@ def _axes(question: Mapping[str, Any], rows: Sequence[Row], scopes: set[str]) ->
 
 
 def _told(case: Case) -> str:
-    """By its first setting, as the arms are."""
+    """Names a case by its first setting, as the arms are."""
     path, value = next(iter(case.items()))
     return f", {readable(path)}={value}"
 
@@ -86,5 +115,5 @@ def _place(row: Row, paths: Iterable[str]) -> str:
 
 
 def _key(values: Iterable[Any]) -> str:
-    """Equal for what a configuration makes equal: 1 and 1.0."""
+    """Returns a text that is equal for what a configuration makes equal: 1 and 1.0."""
     return repr([float(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in values])

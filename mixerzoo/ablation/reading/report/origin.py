@@ -1,4 +1,4 @@
-"""Where the runs of a report come from: each combination of command, versions and machine once."""
+"""Says where the runs of a report come from: each combination of command, versions and machine once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SHOWN = ("mixerzoo", "torch", "python", "git", "cpu", "cores", "device")
 
 
 def origins(report: Report) -> list[tuple[dict[str, Any], int]]:
-    """What the provenances say, and of how many runs; the most frequent first."""
+    """Returns what the provenances say, and of how many runs; the most frequent first."""
     known = {}
     found: Counter[str] = Counter()
     for row in report.rows:
@@ -25,7 +25,7 @@ def origins(report: Report) -> list[tuple[dict[str, Any], int]]:
 
 
 def made_by(report: Report) -> list[str]:
-    """A sentence for every origin."""
+    """Returns a sentence for every origin."""
     return [
         f"{count} runs made by `{command(origin)}` with mixerzoo {origin['mixerzoo']}, torch {origin['torch']}, "
         f"python {origin['python']} on {origin['cpu']} ({origin['device']})."

@@ -1,4 +1,4 @@
-"""report.html: the whole report as one page that needs no network, with figures inside, for light and dark screens."""
+"""Writes report.html: the whole report as one page that needs no network, with figures, for light and dark screens."""
 
 from __future__ import annotations
 
@@ -55,6 +55,8 @@ def _header(report: Report) -> str:
     tiles += [(status, f"{count:,}", "bad") for status, count in report.statuses.items() if status != "done"]
     missing = sum(len(section.missing) for section in report.sections)
     tiles += [("missing", f"{missing}", "bad")] * bool(missing)
+    left_out = sum(len(section.left_out) for section in report.sections)
+    tiles += [("left out", f"{left_out}", "bad")] * bool(left_out)
     tiles += [("arms", f"{len(report.arms):,}", ""), ("tasks", f"{len(report.sections)}", "")]
     tiles.append(("seeds", f"{len({row.config['seed'] for row in report.rows})}", ""))
     items = "".join(f'<li class="{kind}"><b>{count}</b><span>{escape(what)}</span></li>' for what, count, kind in tiles)
@@ -75,7 +77,7 @@ def _across(report: Report, pictures: Sequence[Picture]) -> str | None:
 
 
 def _table(table: Table) -> str:
-    """With a small drawing of its interval behind every mean that has one."""
+    """Writes a table, with a small drawing of its interval behind every mean that has one."""
     spans = [cell.interval for line in table.lines for cell in line if cell.interval is not None]
     low, high = min((s.low for s in spans), default=0.0), max((s.high for s in spans), default=0.0)
     drawn = [any(line[i].interval for line in table.lines) for i in range(len(table.columns))]
@@ -107,7 +109,7 @@ def _value(cell: Cell) -> str:
 
 
 def _whisker(cell: Cell, low: float, high: float) -> str:
-    """The interval as a line and the mean as a dot, on one scale for the table."""
+    """Draws the interval as a line and the mean as a dot, on one scale for the table."""
     if cell.interval is None or not isinstance(cell.value, float):
         return ""
     ends = (cell.interval.low, cell.value, cell.interval.high)
@@ -137,7 +139,7 @@ def _figure(picture: Picture) -> str:
 
 
 def _inline(picture: Picture) -> str:
-    """The SVG with names of its own, so that figures don't mix, and with the page's colours in place of its own."""
+    """Returns the SVG with names of its own, so that figures don't mix, and with the page's colours for its own."""
     from mixerzoo.ablation.reading.plots.style import COLOURS, FAINT, INK
 
     svg = re.sub(r'\bid="', f'id="{picture.name}-', picture.svg)
@@ -153,7 +155,7 @@ def _inline(picture: Picture) -> str:
 
 
 def _configuration(report: Report) -> str:
-    """What runs differ in, and what all of them have in common."""
+    """Writes what runs differ in, and what all of them have in common."""
     distinct = {identity(row): row for row in report.rows}  # seeds share their settings
     records = [settings(row) for row in distinct.values()]
     values: dict[str, Counter[str]] = defaultdict(Counter)

@@ -1,4 +1,4 @@
-"""results.csv and results.parquet, a line a run; summary.csv, a line an arm."""
+"""Writes results.csv and results.parquet, a line a run, and summary.csv, a line an arm."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ Record = Mapping[str, Any]
 
 
 def runs(report: Report) -> list[dict[str, Any]]:
-    """Every run with all that is one value of it, by readable paths."""
+    """Returns every run with all that is one value of it, by readable paths."""
     return [{heading(path): value for path, value in columns(row).items()} for row in report.rows]
 
 
 def summary(report: Report) -> list[dict[str, Any]]:
-    """Every arm with its statistics."""
+    """Returns every arm with its statistics."""
     return [_flat_arm(section, arm) for section in report.sections for arm in section.arms]
 
 
 def to_csv(records: Sequence[Record]) -> str:
-    """Records with the union of their columns."""
+    """Writes records with the union of their columns."""
     text = io.StringIO()
     writer = csv.DictWriter(text, _union(records), restval="", lineterminator="\n")
     writer.writeheader()
@@ -40,7 +40,10 @@ def to_csv(records: Sequence[Record]) -> str:
 
 
 def write_parquet(path: Path, records: Sequence[Record]) -> bool:
-    """False, and nothing written, where pyarrow isn't installed. A column of mixed kinds becomes one of texts."""
+    """Writes a Parquet file; False, and nothing written, without pyarrow.
+
+    A column of mixed kinds becomes one of texts.
+    """
     if find_spec("pyarrow") is None:
         return False
     import pyarrow

@@ -1,4 +1,4 @@
-"""Tables as data: columns, and cells with a text, the number behind it, and whether it is the best. No format yet.
+"""Makes tables as data, without a format: columns, and cells with a text, its number, and whether it is the best.
 
 The terminal, Markdown, LaTeX and HTML write the same tables, each in its own way.
 """
@@ -23,7 +23,10 @@ LAST = 6  # rank of a column of words, which only a page has room for
 
 @dataclass(frozen=True)
 class Column:
-    """`number`: aligned to the right. `rank`: what goes first where room is short; 0 always stays."""
+    """Describes a column.
+
+    number: aligned to the right. rank: what goes first where room is short; 0 always stays.
+    """
 
     name: str
     number: bool = True
@@ -32,7 +35,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """What is shown, what it sorts by (None last), the interval around it, and whether it is the best of its column."""
+    """Holds what is shown, what it sorts by (None last), its interval, and whether it is the best of its column."""
 
     text: str
     value: float | str | None = None
@@ -47,14 +50,17 @@ class Table:
     lines: tuple[tuple[Cell, ...], ...]
 
     def without(self, *dropped: int) -> Table:
-        """The table without the columns of these indices."""
+        """Returns the table without the columns of these indices."""
         kept = [index for index in range(len(self.columns)) if index not in dropped]
         lines = tuple(tuple(line[index] for index in kept) for line in self.lines)
         return Table(self.title, tuple(self.columns[index] for index in kept), lines)
 
 
 def results(section: Section) -> Table:
-    """An arm a line, best first; what no arm has is left out, and what hasn't been started is a line too."""
+    """Returns a table with an arm a line, best first; what was left out or hasn't been started is a line too.
+
+    Columns that no arm has are left out.
+    """
     names = list(dict.fromkeys(path for arm in section.arms for path in arm.variant))
     chosen = list(dict.fromkeys(path for arm in section.arms for path in arm.chosen))
     columns = [Column("mixer", number=False)]
@@ -67,14 +73,15 @@ def results(section: Section) -> Table:
     columns += [Column("seeds"), *(Column(name, rank=rank) for name, (_, _, rank) in NUMBERS.items())]
     columns.append(Column("configuration", number=False, rank=LAST))
     lines = [_line(section, arm, names, chosen) for arm in section.arms]
-    for what in section.missing:
-        lines.append([Cell(what, what), *(Cell("") for _ in [*names, *chosen]), Cell("missing")])
+    absent = dict.fromkeys(section.left_out, "left out") | dict.fromkeys(section.missing, "missing")
+    for what, status in absent.items():
+        lines.append([Cell(what, what), *(Cell("") for _ in [*names, *chosen]), Cell(status)])
         lines[-1] += [Cell("")] * (len(columns) - len(lines[-1]))
     return _without_empty(f"{section.task}: mean ± standard deviation over seeds", columns, lines)
 
 
 def measured(section: Section) -> Table | None:
-    """What the task measured besides; None if nothing."""
+    """Returns a table of what the task measured besides; None if nothing."""
     names = list(dict.fromkeys(name for arm in section.arms for name in arm.measurements))
     if not names:
         return None
@@ -88,7 +95,7 @@ def measured(section: Section) -> Table | None:
 
 
 def across(report: Report) -> Table | None:
-    """Every model on every task, with average ranks over the tasks that all of them have; None for one task."""
+    """Returns every model on every task, with average ranks over the tasks that all have; None for one task."""
     tasks = task_labels(report.arms)
     cells = {(arm.model_label, arm.task_label): arm for arm in report.arms}
     models = list(dict.fromkeys(arm.model_label for arm in report.arms))
@@ -118,7 +125,7 @@ def across(report: Report) -> Table | None:
 
 
 def value_text(arm: Arm) -> str:
-    """`0.6000 ± 0.1414`, or what became of the runs."""
+    """Returns `0.6000 ± 0.1414`, or what became of the runs."""
     if arm.mean is None:
         return "/".join(dict.fromkeys("no number" if row.status == "done" else row.status for row in arm.rows))
     text = number(arm.mean) + (f" ± {number(arm.std)}" if arm.std is not None else "")
@@ -127,7 +134,7 @@ def value_text(arm: Arm) -> str:
 
 
 def metric_label(section: Section) -> str:
-    """`accuracy ↑`, and the split if it isn't the test's, on which results should be."""
+    """Returns `accuracy ↑`, and the split if it isn't the test's, on which results should be."""
     metric = section.metric
     if not metric:
         return "metric"
@@ -137,7 +144,7 @@ def metric_label(section: Section) -> str:
 
 
 def configuration(config: Mapping[str, Any]) -> str:
-    """`expand=16 short_conv=4 · GLU 165 · lr 0.01`: what a mixer was given besides its width."""
+    """Returns `expand=16 short_conv=4 · GLU 165 · lr 0.01`: what a mixer was given besides its width."""
     backbone = config["backbone"]
     layers = [
         " ".join(f"{key}={show_value(v)}" for key, v in mixer.items() if key != "name")

@@ -1,4 +1,4 @@
-"""The report on a terminal: a table a task with as many columns as fit, and below it what a reader must know."""
+"""Prints the report on a terminal: a table a task with as many columns as fit, and below it what to know."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_SENTENCES = 20
 
 
 def print_tables(report: Report, console: Console) -> None:
-    """Every task's table, its warnings, its runs without a value and how its numbers arose."""
+    """Prints every task's table, its warnings, its runs without a value and how its numbers arose."""
     if report.pooled:
         console.print(Text(report.pooled, style="dim"), soft_wrap=True)
     for section in report.sections:
@@ -51,7 +51,7 @@ def _print(table: Table, console: Console) -> None:
 
 
 def _fitted(table: Table, width: int) -> Table:
-    """Without the columns of the highest ranks, as long as it is wider than the terminal."""
+    """Drops the columns of the highest ranks as long as the table is wider than the terminal."""
     while _width(table) > width and any(column.rank for column in table.columns):
         index = max(range(len(table.columns)), key=lambda i: (table.columns[i].rank, i))
         table = table.without(index)
@@ -63,7 +63,7 @@ def _width(table: Table) -> int:
 
 
 def _widths(table: Table) -> list[int]:
-    """Headings may break between words, cells don't."""
+    """Returns the widths of columns: headings may break between words, cells don't."""
     words = [[*column.name.split(), *(line[i].text for line in table.lines)] for i, column in enumerate(table.columns)]
     return [max(map(len, own)) for own in words]
 

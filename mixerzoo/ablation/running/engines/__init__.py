@@ -13,16 +13,16 @@ Observe = Callable[[Event], None]
 
 
 class CannotStart(RuntimeError):
-    """There is no cluster to hand runs to, or it doesn't take what is asked of it."""
+    """Says that there is no cluster to hand runs to, or that it doesn't take what is asked of it."""
 
 
 class Engine(Protocol):
-    """How runs are carried out.
+    """Says how runs are carried out.
 
-    A run is taken from the iterator only when there is a place for it, so what comes next may hang on what came before.
-    Whatever happens to a run is its row; the others go on. An exception that passes, KeyboardInterrupt among them, has
-    ended what the engine started, and what is finished stays finished. An OSError says that the store can't be written.
+    A run is taken from the iterator only when there is a place for it, so the next one may depend on those before.
+    Whatever happens to a run is its row; the others go on. Before an exception leaves, KeyboardInterrupt among them,
+    everything that the engine started has ended; finished runs stay. An OSError says that the store can't be written.
     """
 
     def run(self, runs: Iterator[RunConfig], store: Store, observe: Observe) -> None:
-        """Carry out every run that isn't finished, and tell `observe`, in the caller's thread, what happens."""
+        """Carries out every run that isn't finished, and reports to `observe`, in the caller's thread, what happens."""

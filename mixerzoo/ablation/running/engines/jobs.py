@@ -1,6 +1,7 @@
-"""Runs handed over to a scheduler as jobs, and followed through the store that they write to: Ray's and Slurm's half.
+"""Hands runs to a scheduler as jobs and follows them through the store that they write to.
 
-A job is one call of `carry_out`, on a machine that sees the store's directory and has this package.
+Ray's and Slurm's engines share this. A job is one call of `carry_out`, on a machine that sees the store's directory and
+has this package.
 """
 
 from __future__ import annotations
@@ -25,20 +26,23 @@ EXHAUSTED = ("out of memory", "out_of_memory", "outofmemory", "oom-kill", "oom_k
 
 
 class Job(Protocol):
-    """A run in a scheduler's hands."""
+    """Represents a run in a scheduler's hands."""
 
     def ended(self) -> str | None:
-        """None while it waits or runs; then what went wrong, empty if nothing did."""
+        """Returns None while the job waits or runs; then what went wrong, empty if nothing did."""
 
     def cancel(self) -> None:
-        """Take it back, whether it waits or runs."""
+        """Takes the job back, whether it waits or runs."""
 
 
 Submit = Callable[[Sequence[RunConfig]], Sequence[Job]]
 
 
 def carry_out(root: Path, run_id: str, config: Mapping[str, Any], options: Options, threads: int) -> None:
-    """What a job does. If its run is still claimed by an earlier attempt that is dying, it waits."""
+    """Does a job's work.
+
+    If its run is still claimed by an earlier attempt that is dying, it waits.
+    """
     import torch
 
     torch.set_num_threads(threads)
@@ -48,7 +52,7 @@ def carry_out(root: Path, run_id: str, config: Mapping[str, Any], options: Optio
 def follow(
     runs: Iterator[RunConfig], store: Store, observe: Observe, submit: Submit, places: Callable[[], int], every: float
 ) -> None:
-    """Hand runs over while there are places, and tell what becomes of them, looking every few seconds."""
+    """Hands runs over while there are places, and reports what becomes of them, looking every few seconds."""
     followed: list[_Followed] = []
     exhausted = False
     try:
@@ -70,7 +74,7 @@ def follow(
 
 
 def _prepare(run: RunConfig, store: Store) -> None:
-    """What an earlier attempt left would be taken for news."""
+    """Clears what an earlier attempt left, which would be taken for news."""
     with store.claim(run.run_id) as ours:
         if ours and not store.finished(run.run_id):
             store.start(run)
@@ -84,7 +88,7 @@ class _Followed:
     told: int = 0
 
     def tell_news(self, store: Store, observe: Observe) -> bool:
-        """Whether that was the last."""
+        """Reports what is new, and returns whether that was the last."""
         run_id, directory = self.run.run_id, store.root / self.run.run_id
         ended = self.job.ended()  # before the files are read, for what it wrote last must be among them
         if not self.started and (directory / "log.txt").exists():

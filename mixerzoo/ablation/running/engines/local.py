@@ -1,6 +1,6 @@
-"""The local engine: a pool of warm processes, one run at a time each, that survives the death of any of them.
+"""The local engine is a pool of warm processes, one run at a time each, that survives the death of any of them.
 
-On Linux they are forked from a server that has imported everything, so importing is paid once.
+On Linux the processes are forked from a server that has imported everything, so importing is paid once.
 Every worker has a pipe of its own, because a process killed while it holds a shared queue's lock would stop the others.
 """
 
@@ -43,14 +43,17 @@ KILLED = {-signal.SIGKILL: "killed by SIGKILL: by someone, or by the kernel beca
 
 
 class Elsewhere(NamedTuple):
-    """Another process, of another runner, is at this run."""
+    """Says that another process, of another runner, is at this run."""
 
     run_id: str
 
 
 @dataclass(frozen=True)
 class LocalEngine:
-    """Runs side by side on this machine.
+    """Does runs side by side on this machine.
+
+    workers: how many processes. The default is one a GPU, or one for as many GPUs as a run has processes; without GPUs
+    it is what fits on the cores. threads: of torch in each process, but no more than the cores give to all.
 
     workers: how many. By default one a GPU, or one for as many GPUs as a run has processes; where there are none, what
     fits on the cores. threads: of torch in each process, but no more than the cores give to all.
@@ -61,7 +64,7 @@ class LocalEngine:
     options: Options = field(default_factory=Options)
 
     def places(self) -> list[dict[str, str]]:
-        """The environment variables of each worker: its share of the cores, and its GPU."""
+        """Returns the environment variables of each worker: its share of the cores, and its GPU."""
         gpus, cores, processes = visible_gpus(), usable_cores(), self.options.processes
         if gpus and len(gpus) < processes:
             raise ValueError(f"a run on {processes} processes needs as many GPUs, here are {len(gpus)}")
@@ -80,7 +83,7 @@ class LocalEngine:
 
 
 def warm_up() -> None:
-    """Let the server that workers are forked from begin its imports, while the caller does his."""
+    """Lets the server that workers are forked from begin its imports, while the caller does other work."""
     if _forks():
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOADED)
@@ -89,7 +92,7 @@ def warm_up() -> None:
 
 
 def visible_gpus() -> list[str]:
-    """As CUDA_VISIBLE_DEVICES names them."""
+    """Returns the GPUs as CUDA_VISIBLE_DEVICES names them."""
     if not any(Path("/dev").glob("nvidia[0-9]*")) and not Path("/dev/kfd").exists():
         return []  # without torch's second
     import torch
@@ -101,7 +104,7 @@ def visible_gpus() -> list[str]:
 
 @dataclass
 class _Place:
-    """Where one run at a time is carried out. Its process is started for the first one."""
+    """Carries out one run at a time. Its process is started for the first one."""
 
     environment: Mapping[str, str]
     process: BaseProcess | None = None
@@ -179,7 +182,7 @@ class _Pool:
         self.observe(event)
 
     def _bury(self, place: _Place) -> None:
-        """Make a failed row of the run whose process died, unless it has a result or another runner took it over."""
+        """Makes a failed row of the run whose process died, unless it has a result or another runner took it over."""
         from mixerzoo.tasks.provenance import provenance
 
         assert place.process is not None and place.run is not None
@@ -195,7 +198,7 @@ class _Pool:
             self.elsewhere[run.run_id] = run
 
     def _look_elsewhere(self) -> None:
-        """Runs that other runners are at: tell those that came to an end, take over those that were let go."""
+        """Looks at runs of other runners: reports those that ended, takes over those that were let go."""
         for run_id, run in list(self.elsewhere.items()):
             with self.store.claim(run_id) as free:
                 if not free:
@@ -208,7 +211,7 @@ class _Pool:
 
 
 def serve(connection: Connection, root: Path, options: Options, environment: Mapping[str, str]) -> None:
-    """A worker's life: ends when told None, or when the parent is gone and the pipe breaks."""
+    """Works as a worker until told None, or until the parent is gone and the pipe breaks."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.clear()  # the server that this was forked from may have started long ago
     os.environ.update(environment)
@@ -230,13 +233,13 @@ def serve(connection: Connection, root: Path, options: Options, environment: Map
 
 
 def _forks() -> bool:
-    """Whether processes can be forked from one that has imported everything: not where there is CUDA to be set up."""
+    """Returns whether processes can be forked from one that has imported everything, which CUDA rules out."""
     return sys.platform == "linux" and not visible_gpus()
 
 
 @contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Children started inside have these from their first instruction on: libraries read them when they are loaded."""
+    """Sets variables for children started inside: libraries read them when they are loaded."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -248,7 +251,7 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _interrupts_ignored() -> Iterator[None]:
-    """Children started inside inherit that Ctrl-C is for the parent alone, from their first instruction on."""
+    """Makes children started inside inherit, from their first instruction on, that Ctrl-C is for the parent alone."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

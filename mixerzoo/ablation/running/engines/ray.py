@@ -1,4 +1,4 @@
-"""The Ray engine: a task for every run on a cluster that is already there. Queues, placement and retries are Ray's."""
+"""The Ray engine starts a task for every run on a cluster that is already there; queues and retries are Ray's."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .jobs import Job, carry_out, follow
 
 @dataclass(frozen=True)
 class RayEngine:
-    """As many runs at once as the cluster has room for. The store's directory must be seen by all nodes.
+    """Does as many runs at once as the cluster has room for. All nodes must see the store's directory.
 
     address: of the cluster, as `ray.init` takes it. threads: of each process of a run. gpus: of one run. jobs: how many
-    may run at once; by default all that there is room for. retries: how often Ray starts a run again whose process or
-    node has died; it goes on from its checkpoint. every: seconds between two looks.
+    may run at once; by default all that there is room for. retries: how often Ray restarts a run whose process or node
+    has died; it resumes from its checkpoint. every: seconds between two looks.
     """
 
     address: str = "auto"
@@ -34,7 +34,7 @@ class RayEngine:
     options: Options = field(default_factory=Options)
 
     def run(self, runs: Iterator[RunConfig], store: Store, observe: Observe) -> None:
-        """Raises CannotStart where no cluster answers."""
+        """Hands the runs to the cluster. Raises CannotStart where no cluster answers."""
         root, joined = store.root.resolve(), not ray.is_initialized()
         if joined:
             try:
@@ -57,11 +57,11 @@ class RayEngine:
 
     @property
     def cores(self) -> int:
-        """Of one run."""
+        """Returns the cores of one run."""
         return self.threads * self.options.processes
 
     def places(self) -> int:
-        """Runs that the cluster's nodes can take at once, as many as it has now."""
+        """Returns how many runs the cluster's nodes can take at once, as many as it has now."""
         resources = ray.cluster_resources()
         counts = [resources.get("CPU", 0) // self.cores, *([self.jobs] if self.jobs else [])]
         if self.gpus:

@@ -1,4 +1,4 @@
-"""The Slurm engine: array jobs through submitit, which also takes them up again after a time limit or a preemption."""
+"""The Slurm engine makes array jobs through submitit, which also resumes them after a time limit or a preemption."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ CUT_OFF = 1000  # times, for each goes on from a checkpoint
 
 @dataclass(frozen=True)
 class SlurmEngine:
-    """A job for every run. The store's directory must be seen by all nodes; scripts and outputs go to `jobs` in it.
+    """Makes a job for every run.
+
+    All nodes must see the store's directory; scripts and outputs go to `jobs` in it.
 
     parameters: submitit's, for every job: timeout_min (a day), mem_gb, gpus_per_node, slurm_partition, ...
     jobs: how many may wait or run at once; all by default, as one array. threads: of each process of a run. cluster:
@@ -40,7 +42,10 @@ class SlurmEngine:
     options: Options = field(default_factory=Options)
 
     def run(self, runs: Iterator[RunConfig], store: Store, observe: Observe) -> None:
-        """Raises CannotStart where there is no Slurm, and for a parameter that submitit doesn't know."""
+        """Submits the runs.
+
+        Raises CannotStart where there is no Slurm, and for a parameter that submitit doesn't know.
+        """
         root = store.root.resolve()
         try:
             executor = submitit.AutoExecutor(folder=root / "jobs", cluster=self.cluster, slurm_max_num_timeout=CUT_OFF)
@@ -64,7 +69,7 @@ class SlurmEngine:
 
 @dataclass
 class Resumable:
-    """A run as submitit calls it, and again when its job was cut off: the run's own checkpoint does the rest."""
+    """Represents a run as submitit calls it, again after its job was cut off: its own checkpoint does the rest."""
 
     root: Path
     run_id: str

@@ -1,1 +1,1 @@
-"""Text for training language models: documents, token files, and rows of tokens in order."""
+"""Provides text for training language models: documents, token files, and rows of tokens in order."""

@@ -1,4 +1,4 @@
-"""The bytes of one text: a file, or the language reference that CPython ships for `help()`."""
+"""Reads the bytes of one text: a file, or the language reference that CPython ships for `help()`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import numpy as np
 
 
 def read_corpus(path: str | None) -> np.ndarray:
-    """The bytes of a file, left on disk until used, or of CPython's language reference, its topics in sorted order."""
+    """Reads the bytes of a file, or of CPython's language reference, its topics in sorted order.
+
+    A file's bytes are left on disk until used.
+    """
     if path is not None:
         try:
             file = Path(path).expanduser()

@@ -1,4 +1,4 @@
-"""Where text comes from: one document after the other.
+"""Reads text from its sources, one document after the other.
 
 embedded        the language reference that CPython ships for `help()`, half a megabyte of English
 text:FILES      every file one document; FILES are paths and patterns with commas between, here and below
@@ -26,7 +26,7 @@ from .corpus import read_corpus
 
 
 def documents(config: DataConfig, source: str) -> Iterator[str]:
-    """The documents of any source but token files, one at a time. Raises ValueError for what can't be read."""
+    """Yields the documents of any source but token files, one at a time. Raises ValueError for what can't be read."""
     kind, _, rest = source.partition(":")
     if kind not in READERS:
         raise ValueError(unknown("source of documents", source, READERS))
@@ -36,7 +36,10 @@ def documents(config: DataConfig, source: str) -> Iterator[str]:
 
 
 def open_data_set(config: DataConfig, name: str) -> Any:
-    """A streamed split of a Hugging Face data set, `NAME@SPLIT`. Raises ValueError if it, or its text, isn't there."""
+    """Opens a split of a Hugging Face data set, `NAME@SPLIT`, as a stream.
+
+    Raises ValueError if it, or its text, isn't there.
+    """
     try:
         from datasets import load_dataset
     except ImportError as error:
@@ -56,7 +59,10 @@ def open_data_set(config: DataConfig, name: str) -> Any:
 
 
 def files(patterns: str) -> list[Path]:
-    """Those that the patterns fit, in the patterns' order. Raises ValueError for a pattern that fits none."""
+    """Returns the files that fit the patterns, in the patterns' order.
+
+    Raises ValueError for a pattern that fits none.
+    """
     found: list[str] = []
     for pattern in filter(None, map(str.strip, patterns.split(","))):
         matches = sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))
@@ -130,7 +136,7 @@ def _opened(file: Path) -> Iterator[IO[bytes]]:
 
 
 def text_of(config: DataConfig, value: Any, source: str) -> str:
-    """A document's text. Raises ValueError where a field or column holds something else."""
+    """Returns a document's text. Raises ValueError where a field or column holds something else."""
     if not isinstance(value, str):
         raise ValueError(f"{config.text_key!r} (data.text_key) of {source} must be text, got {value!r:.40}")
     return value

@@ -1,4 +1,4 @@
-"""Rows of tokens and their order, which a seed decides: any update's rows are there at once, also after a restart.
+"""Orders rows of tokens by a seed: any update's rows are there at once, also after a restart.
 
 Every source of text (`sources.py`) but a token file is tokenized once, into a token file in the cache.
 """
@@ -32,20 +32,20 @@ KINDS = (*READERS, "tokens")
 
 
 class Rows(Protocol):
-    """An endless supply of rows of T+1 tokens: T inputs and, moved by one, their targets."""
+    """Supplies rows of T+1 tokens without end: T inputs and, moved by one, their targets."""
 
     def batches(
         self, step: int, batch_size: int, rank: int, processes: int, state: Any = None
     ) -> Iterator[tuple[np.ndarray, Any]]:
-        """From update `step` on (the first is 0): this process's rows [batch_size/processes,T+1] of every update.
+        """Yields this process's rows [batch_size/processes,T+1] of every update from `step` on (the first is 0).
 
-        With every batch comes the state after it, which JSON can hold: what `state` must be to go on from there.
+        With every batch comes the state after it, which JSON can hold. Given as `state`, it resumes there.
         """
 
 
 @dataclass(frozen=True)
 class TextData:
-    """What a run reads. end: the id after every document, None where nothing stands there."""
+    """Holds what a run reads. end: the id after every document, None where nothing stands there."""
 
     train: Rows
     valid: Tokens
@@ -55,7 +55,7 @@ class TextData:
 
 
 def load_data(config: DataConfig, *, seed: int, rank: int = 0, processes: int = 1) -> TextData:
-    """The text of a configuration, ready to be read from any update on.
+    """Loads the text of a configuration, ready to be read from any update on.
 
     Raises ValueError for unknown names, data that aren't there or too short, and files of another tokenizer.
     """
@@ -84,7 +84,10 @@ def load_data(config: DataConfig, *, seed: int, rank: int = 0, processes: int = 
 
 
 def load_tokens(config: DataConfig, source: str) -> tuple[Tokens, PreTrainedTokenizerBase | None]:
-    """A source's tokens, made and kept if need be, and their tokenizer. None: a token file that doesn't name it."""
+    """Returns a source's tokens, made and cached if need be, and their tokenizer.
+
+    The tokenizer is None for a token file that doesn't name it.
+    """
     kind, _, rest = source.partition(":")
     if kind not in KINDS:
         raise ValueError(unknown("data", source, KINDS))
@@ -115,9 +118,9 @@ def load_tokens(config: DataConfig, source: str) -> tuple[Tokens, PreTrainedToke
 
 
 def make_batch(rows: np.ndarray, packing: str, end: int | None) -> dict[str, Tensor]:
-    """A model's arguments from rows [B,T+1]: input_ids [B,T], shift_labels [B,T] and, for `documents`, cu_seqlens.
+    """Makes a model's arguments from rows [B,T+1]: input_ids, shift_labels [B,T]; for `documents`, cu_seqlens.
 
-    With `documents`, no target stands after a document's end, and the model sees every piece of one by itself.
+    With `documents`, no target stands after a document's end, and the model sees every piece of a document by itself.
     """
     rows = rows.astype(np.int64)
     inputs, targets = rows[:, :-1], rows[:, 1:]
@@ -133,7 +136,7 @@ def make_batch(rows: np.ndarray, packing: str, end: int | None) -> dict[str, Ten
 
 
 def ahead(items: Iterator[Any]) -> Iterator[Any]:
-    """The same items of an endless supply, the next one made in a thread while one is used."""
+    """Yields the items of an endless supply; a thread makes the next one while one is used."""
     with ThreadPoolExecutor(1) as thread:
         coming = thread.submit(next, items)
         while True:
@@ -142,9 +145,9 @@ def ahead(items: Iterator[Any]) -> Iterator[Any]:
 
 
 class StoredRows:
-    """Rows cut from a token file at multiples of T, in an order that is new in every epoch.
+    """Cuts rows from a token file at multiples of T, in an order that is new in every epoch.
 
-    Any row can be read at once, so that a step alone says where to go on, for any number of processes.
+    Any row can be read at once, so a step alone says where to resume, for any number of processes.
     """
 
     def __init__(self, tokens: Tokens, length: int, seed: int) -> None:
@@ -164,7 +167,7 @@ class StoredRows:
             yield np.stack([self.row(first + row) for row in range(rank, batch_size, processes)]), None
 
     def row(self, index: int) -> np.ndarray:
-        """Row `index` [T+1] of the endless supply."""
+        """Returns row `index` [T+1] of the endless supply."""
         epoch, place = divmod(index, self.count)
         if epoch != self._epoch:
             smallest = np.arange(self.count, dtype=np.uint32 if self.count < 2**32 else np.uint64)
@@ -174,9 +177,9 @@ class StoredRows:
 
 
 class StreamedRows:
-    """Rows from a streamed data set, of which every process reads a share of its own.
+    """Yields rows from a streamed data set, of which every process reads a share of its own.
 
-    `shuffle_rows` rows at a time are shuffled. Going on reads such a block again, not what came before it.
+    `shuffle_rows` rows at a time are shuffled. Resuming reads such a block again, not what came before it.
     """
 
     def __init__(
@@ -225,7 +228,7 @@ class StreamedRows:
             rest, block, used = tokens[wanted - 1 :], block + 1, 0
 
     def _stream(self, examples: Any) -> Iterator[tuple[np.ndarray, Any]]:
-        """Tokens of one document after the other, for ever, and the data set whose state says where that is."""
+        """Yields tokens of one document after the other, for ever, and the data set whose state says where that is."""
         while True:
             dataset = self._open()
             if examples is not None:

@@ -1,9 +1,9 @@
-"""Token files: a corpus as one long array of ids on disk, memory-mapped, whatever its size.
+"""Keeps a corpus in token files, one long array of ids on disk, memory-mapped, whatever its size.
 
     NAME.bin    the ids, uint16 or uint32, little-endian, documents one after the other
     NAME.json   {"dtype": "uint16", "tokens": N, "vocab_size": V, "end": id or null, "tokenizer": name}
 
-The JSON file is written last: its being there means that the other one is whole.
+The JSON file is written last: if it exists, the other one is whole.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ TYPES = ("uint16", "uint32")
 
 @dataclass(frozen=True)
 class Tokens:
-    """ids [N] of a corpus. end: the id after every document, None where nothing stands there.
+    """Holds ids [N] of a corpus. end: the id after every document, None where nothing stands there.
 
-    tokenizer: what `load_tokenizer` calls the one that made them; None where nobody wrote it down."""
+    tokenizer: the name of the one that made them, for `load_tokenizer`; None where nobody wrote it down."""
 
     ids: np.ndarray
     vocab_size: int
@@ -45,7 +45,7 @@ class Tokens:
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """`bytes`, or a tokenizer of the Hugging Face hub or of a folder. Raises ValueError if there is none."""
+    """Loads `bytes`, or a tokenizer of the Hugging Face hub or of a folder. Raises ValueError if there is none."""
     if name == "bytes":
         return byte_tokenizer()
     try:
@@ -58,7 +58,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer as transformers knows it: id = byte, and 256 ends a document."""
+    """Returns a tokenizer as transformers knows it: id = byte, and 256 ends a document."""
     tokenizer = Tokenizer(models.BPE(vocab=_byte_vocabulary(), merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -66,7 +66,10 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], end: int | None = None) -> list[np.ndarray]:
-    """The ids of every text, `end` after them if given. Nothing in a text is taken for a special token's name."""
+    """Returns the ids of every text, `end` after them if given.
+
+    Nothing in a text is taken for a special token's name.
+    """
     dtype = id_type(len(tokenizer))
     if is_bytes(tokenizer):
         encoded = [np.frombuffer(text.encode(), np.uint8).astype(dtype) for text in texts]
@@ -77,7 +80,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], end: int | 
 
 
 def count_bytes(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray) -> int:
-    """Length in UTF-8 of the text that the ids stand for, special tokens left out."""
+    """Returns the length in UTF-8 of the text that the ids stand for, special tokens left out."""
     if is_bytes(tokenizer):
         return int((ids < 256).sum())
     text = tokenizer.decode(ids.tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -101,7 +104,7 @@ def write_tokens(
     end_documents: bool = True,
     progress: Callable[[int], None] = lambda tokens: None,
 ) -> Tokens:
-    """Tokenize documents as they come into NAME.bin and NAME.json, `path` being NAME or either of them.
+    """Tokenizes documents as they come into NAME.bin and NAME.json, `path` being NAME or either of them.
 
     Raises ValueError for no text at all, and if the documents are to end with a token that the tokenizer hasn't.
     """
@@ -127,7 +130,7 @@ def write_tokens(
 
 
 def read_tokens(path: Path) -> Tokens:
-    """NAME.bin and NAME.json, left on disk until used. Raises ValueError where they are missing or disagree."""
+    """Reads NAME.bin and NAME.json, left on disk until used. Raises ValueError where they are missing or disagree."""
     path = _stem(path)
     meta = read_json(path.with_name(path.name + ".json"))
     file = path.with_name(path.name + ".bin")
@@ -149,7 +152,7 @@ def _stem(path: Path) -> Path:
 
 @cache
 def _byte_vocabulary() -> dict[str, Any]:
-    """Every byte as the printable character that byte-level tokenizers write for it."""
+    """Returns every byte as the printable character that byte-level tokenizers write for it."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}

@@ -1,4 +1,4 @@
-"""Checkpoints on disk, flash-linear-attention's in our words and ours in theirs: every tensor checked, or an error."""
+"""Reads checkpoints on disk, flash-linear-attention's in our words and ours in theirs: every tensor is checked."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ Shapes = Callable[[MixerConfig], Mapping[str, tuple[int, ...]]]
 
 
 def read_published(directory: Path, shapes_of: Shapes) -> tuple[MixerConfig, dict[str, Tensor]]:
-    """Our configuration and tensors from a directory in flash-linear-attention's format.
+    """Returns our configuration and tensors from a directory in flash-linear-attention's format.
 
-    Raises ValueError for one that is damaged, has other tensors than its configuration says, or is no model of ours."""
+    Raises ValueError for a directory that is damaged, has other tensors than its configuration says, or is no model of
+    ours."""
     try:
         config = read_config(read_values(directory))
         shapes = shapes_of(config)
@@ -42,9 +43,11 @@ def read_published(directory: Path, shapes_of: Shapes) -> tuple[MixerConfig, dic
 
 
 def published_directory(name_or_path: str | Path, options: Mapping[str, Any]) -> Path | None:
-    """Where a checkpoint in flash-linear-attention's format lies, fetched from the hub if need be; None for any other.
+    """Returns where a checkpoint in flash-linear-attention's format lies; None for any other.
 
-    options: `from_pretrained`'s keywords, of which those about the hub count."""
+    It is fetched from the hub if need be.
+
+    options: `from_pretrained`'s keywords; those about the hub count."""
     hub = {key: options[key] for key in ("cache_dir", "revision", "token", "local_files_only") if key in options}
     folder = options.get("subfolder", "")
     values, _ = MixerConfig.get_config_dict(name_or_path, subfolder=folder, **hub)
@@ -56,13 +59,16 @@ def published_directory(name_or_path: str | Path, options: Mapping[str, Any]) ->
 
 
 def generation_settings(directory: Path) -> dict[str, GenerationConfig]:
-    """`from_pretrained`'s keyword for the file about generation; none without one."""
+    """Returns `from_pretrained`'s keyword for the file about generation; none without one."""
     there = (directory / GENERATION_CONFIG_NAME).is_file()
     return {"generation_config": GenerationConfig.from_pretrained(directory)} if there else {}
 
 
 def read_values(directory: Path) -> dict[str, Any]:
-    """config.json. Raises ValueError for a directory without one, and for one that isn't a JSON object."""
+    """Reads config.json.
+
+    Raises ValueError for a directory without one, and for one that isn't a JSON object.
+    """
     try:
         values = json.loads((directory / CONFIG).read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -73,7 +79,7 @@ def read_values(directory: Path) -> dict[str, Any]:
 
 
 def read_tensors(directory: Path) -> dict[str, Tensor]:
-    """Every tensor of a directory's safetensors files. Raises ValueError for a missing or damaged file."""
+    """Reads every tensor of a directory's safetensors files. Raises ValueError for a missing or damaged file."""
     index = directory / INDEX
     try:
         placed = json.loads(index.read_text())["weight_map"] if index.exists() else None
@@ -95,7 +101,10 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
 
 
 def read_ours(source: Path, values: Mapping[str, Any], shapes_of: Shapes) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """flash-linear-attention's configuration and tensors from a directory in our format. ValueErrors likewise."""
+    """Returns flash-linear-attention's configuration and tensors from a directory in our format.
+
+    Raises ValueError like `read_published`.
+    """
     config = MixerConfig.from_dict(dict(values))
     theirs = write_config(config)
     config.mixer = read_config(theirs).mixer  # with explicit numbers of heads
@@ -109,7 +118,7 @@ def read_ours(source: Path, values: Mapping[str, Any], shapes_of: Shapes) -> tup
 
 
 def _without_tied(tensors: dict[str, Tensor], config: MixerConfig, embedding: str) -> dict[str, Tensor]:
-    """A head that is stored although it is tied to the embedding must be it."""
+    """Drops a head that is tied to the embedding but stored; it must be the embedding."""
     if config.tie_word_embeddings and "lm_head.weight" in tensors:
         head = tensors.pop("lm_head.weight")
         if embedding not in tensors or not torch.equal(head, tensors[embedding]):

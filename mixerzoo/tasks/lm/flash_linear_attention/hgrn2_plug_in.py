@@ -3,8 +3,8 @@
     model = HGRN2ForCausalLM(config)      # flash-linear-attention's
     replace_hgrn2(model)                  # the number of layers that changed
 
-Weights, checkpoints, caches and what the layers return stay as they are; so does their norm. What changes is between
-the projections and the norm, where a chain of gate operations around `chunk_gla` was.
+Weights, checkpoints, caches, the layers' results and their norm stay as they are. The change is between the projections
+and the norm, where a chain of gate operations around `chunk_gla` was.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NEEDED = ("get_layer_cache", "update_layer_cache", "unpad_hidden_states", "repad
 
 
 def replace_hgrn2(model: nn.Module) -> int:
-    """Give every `fla.layers.HGRN2Attention` in a model, itself included, our forward pass. How many there were.
+    """Gives every `fla.layers.HGRN2Attention` in a model, itself included, our forward pass; returns their number.
 
     Raises ImportError where flash-linear-attention is missing or isn't of the version that this was written for."""
     try:
@@ -48,7 +48,10 @@ def _forward(
     cu_seqlens: Tensor | None = None,
     **unused: Any,
 ) -> tuple[Tensor, None, Any]:
-    """As the layer's own, whose blocks hand every layer also what only other layers take."""
+    """Runs as the layer's own.
+
+    Blocks of flash-linear-attention hand every layer also what only other layers take.
+    """
     home = import_module(HOME)
     B, T, _ = hidden_states.shape
     cache = home.get_layer_cache(layer, past_key_values)
@@ -77,7 +80,7 @@ def _forward(
 def _project(
     layer: Any, x: Tensor, cache: Any, use_cache: bool | None, cu_seqlens: Tensor | None
 ) -> tuple[tuple[Tensor, ...], tuple[Any, ...] | None]:
-    """q, logits and v, and what their convolutions remember; None without convolutions."""
+    """Returns q, logits and v, and what their convolutions remember; None without convolutions."""
     projected = layer.q_proj(x), layer.f_proj(x), layer.i_proj(x)
     if not layer.use_short_conv:
         return projected, None

@@ -1,4 +1,4 @@
-"""flash-linear-attention's models in the zoo's words: which of our configurations computes the same as which of theirs.
+"""Translates flash-linear-attention's models into the zoo's words: which configurations compute the same.
 
     their model_type    our mixer, in their convention
     hgrn                hgrn1: real state, RMSNorm, no biases
@@ -65,7 +65,7 @@ DEFAULT_EPS = 1e-5  # of every mixer's own norm, and of theirs where they don't 
 
 
 def read_config(values: Mapping[str, Any]) -> MixerConfig:
-    """Our configuration of the model that their config.json describes.
+    """Returns our configuration of the model that their config.json describes.
 
     Raises ValueError for a `model_type` or a setting that no mixer of the zoo has."""
     family = values.get("model_type")
@@ -106,7 +106,7 @@ def read_config(values: Mapping[str, Any]) -> MixerConfig:
 
 
 def write_config(config: MixerConfig) -> dict[str, Any]:
-    """Their config.json of the model that ours describes: `read_config` gives back one that computes the same.
+    """Returns their config.json of the model that ours describes: `read_config` gives back one that computes the same.
 
     Raises ValueError, with the settings in question, where flash-linear-attention has no such model."""
     mixers = [_resolved(mixer) for mixer in config.mixers]
@@ -141,7 +141,7 @@ _CLASSES = {"hgrn": "HGRN", "hgrn2": "HGRN2", "gla": "GLA", "retnet": "RetNet", 
 
 
 def _native(family: str, c: Mapping[str, Any]) -> dict[str, Any]:
-    """The mixer of the layers that `attn` doesn't name."""
+    """Returns the mixer of the layers that `attn` doesn't name."""
     norm = {"norm": "rms" if c["elementwise_affine"] else "srms"}
     conv = {"short_conv": 4 if c.get("use_short_conv") else 0}
     eps = {"norm_eps": c["norm_eps"]} if c["norm_eps"] != DEFAULT_EPS else {}
@@ -171,7 +171,7 @@ def _attention(c: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _their_keywords(mixer: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """What they call the keywords of one of our mixers: all of them, and as its configuration gives them."""
+    """Returns their names for the keywords of one of our mixers, and those that its configuration gives."""
     their = {
         "elementwise_affine": mixer.get("norm") != "srms",
         "use_short_conv": mixer.get("short_conv") == 4,
@@ -188,7 +188,7 @@ def _their_keywords(mixer: Mapping[str, Any], given: Mapping[str, Any]) -> dict[
 
 
 def _attention_specs(mixers: Sequence[Mapping[str, Any]]) -> Any:
-    """Their `attn`: which layers are attention, and of which kind."""
+    """Returns their `attn`: which layers are attention, and of which kind."""
     specs: list[dict[str, Any]] = []
     for layer, mixer in enumerate(mixers):
         if mixer["name"] == "attention":
@@ -203,7 +203,7 @@ def _attention_specs(mixers: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def _resolved(mixer: Mapping[str, Any]) -> dict[str, Any]:
-    """A mixer's configuration with every keyword, heads in numbers."""
+    """Returns a mixer's configuration with every keyword, heads in numbers."""
     with torch.device("meta"):
         module = build_mixer(mixer)
     heads = {key: getattr(module, key) for key in ("num_heads", "num_kv_heads") if hasattr(module, key)}
@@ -217,7 +217,7 @@ def glu_of(config: MixerConfig) -> dict[str, Any]:
 
 
 def _computes(config: MixerConfig) -> dict[str, Any]:
-    """Everything in a configuration on which its outputs depend, in a form that can be compared."""
+    """Returns everything in a configuration on which its outputs depend, in a form that can be compared."""
     mixers = {f"mixers[{i}]": _resolved(mixer) for i, mixer in enumerate(config.mixers)}
     settings = {f"{layer}.{key}": value for layer, mixer in mixers.items() for key, value in mixer.items()}
     glu = {f"channel_mixer.{key}": glu_of(config)[key] for key in ("hidden", "activation", "bias")}
@@ -233,5 +233,5 @@ def _computes(config: MixerConfig) -> dict[str, Any]:
 
 
 def _intermediate_size(hidden_size: int, ratio: float) -> int:
-    """Theirs: 2/3 of ratio * D, rounded up to 256s."""
+    """Returns theirs: 2/3 of ratio * D, rounded up to 256s."""
     return 256 * -(-int(hidden_size * ratio * 2 / 3) // 256)

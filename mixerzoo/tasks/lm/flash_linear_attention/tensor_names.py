@@ -1,9 +1,9 @@
-"""Which tensors of flash-linear-attention's checkpoints are which of ours.
+"""Maps the tensors of flash-linear-attention's checkpoints to ours and back.
 
-Most are the same under another name. Their short convolutions stand apart where ours is one over all channels. Their
-RetNet turns channels (j, j+K/2) and ours neighbours: the rows of W_q and W_k change places, which leaves every q k^T as
-it is. Two old layouts are read as well: both halves of the GLU in `mlp.gate_proj`, and `g_norm` for the norm that later
-was fused with the output gate.
+Most are the same under another name. Their short convolutions are apart; ours is one over all channels. Their RetNet
+turns channels (j, j+K/2) and ours neighbours: the rows of W_q and W_k change places, which leaves every q k^T as it is.
+Two old layouts are read as well: both halves of the GLU in `mlp.gate_proj`, and `g_norm` for the norm that was later
+fused with the output gate.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .model_types import glu_of
 
 
 class Row(NamedTuple):
-    """One tensor of ours, and those of theirs that it is made of, with their shapes."""
+    """Maps one tensor of ours to those of theirs that it is made of, with their shapes."""
 
     ours: str
     theirs: tuple[str, ...]
@@ -31,12 +31,12 @@ class Row(NamedTuple):
 
 
 def rows(config: MixerConfig, shapes: Mapping[str, tuple[int, ...]]) -> list[Row]:
-    """How the tensors of our model, whose shapes are given, correspond to theirs."""
+    """Returns how the tensors of our model, whose shapes are given, correspond to theirs."""
     return [_row(key, config, shapes) for key in shapes]
 
 
 def modernised(tensors: Mapping[str, Tensor], config: MixerConfig) -> dict[str, Tensor]:
-    """The same in today's layout: GLU halves apart, and the gated norm under its present name."""
+    """Returns the tensors in today's layout: GLU halves apart, and the gated norm under its present name."""
     tensors = dict(tensors)
     for key in [key for key in tensors if key.endswith("mlp.gate_proj.weight")]:
         up = key.replace("gate_proj", "up_proj")
@@ -99,7 +99,7 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 
 
 def _neighbours(weight: Tensor, heads: int) -> Tensor:
-    """Rows (j, j+K/2) of every head next to each other."""
+    """Puts rows (j, j+K/2) of every head next to each other."""
     return weight.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2).contiguous()
 
 
@@ -108,7 +108,7 @@ def _halves(weight: Tensor, heads: int) -> Tensor:
 
 
 def _norm_name(mixer: Mapping[str, Any], config: MixerConfig) -> str:
-    """What they call a mixer's own norm: where one kernel does norm and output gate it is another module."""
+    """Returns their name for a mixer's own norm: where one kernel does norm and output gate it is another module."""
     fused = getattr(config, "flash_linear_attention", {}).get("fuse_norm", True)
     gated = mixer["name"] in ("gla", "retnet") and mixer.get("output_gate", True)
     return "g_norm_swish_gate" if fused and gated else "g_norm"

@@ -1,1 +1,1 @@
-"""The language model as transformers knows it: module, cache, inputs and loss."""
+"""Makes the language model one of transformers': module, cache, inputs and loss."""

@@ -1,4 +1,4 @@
-"""What transformers' inputs say about a batch's tokens: which are padding, and which document each belongs to."""
+"""Reads from transformers' inputs which tokens of a batch are padding, and which document each belongs to."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def token_mask(attention_mask: Tensor | None, x: Tensor) -> Tensor | None:
-    """bool [B,T] of the new tokens x [B,T,D]; None where all of them count, which is faster."""
+    """Returns bool [B,T] of the new tokens x [B,T,D]; None where all of them count, which is faster."""
     if attention_mask is None:
         return None
     if not isinstance(attention_mask, Tensor) or attention_mask.ndim != 2 or attention_mask.shape[1] < x.shape[1]:
@@ -19,7 +19,7 @@ def token_mask(attention_mask: Tensor | None, x: Tensor) -> Tensor | None:
 
 
 def packed_documents(position_ids: Tensor) -> Tensor | None:
-    """cu_seqlens [N+1] of all rows one after the other; None if every row is one document."""
+    """Returns cu_seqlens [N+1] of all rows one after the other; None if every row is one document."""
     if position_ids.shape[1] == 1 or position_ids.device.type == "meta":
         return None
     if torch.compiler.is_exporting() or not (restart := position_ids.diff(dim=1) != 1).any():

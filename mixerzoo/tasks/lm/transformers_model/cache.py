@@ -1,4 +1,4 @@
-"""The states of all layers as one transformers `Cache`: what `generate` reorders, repeats, crops and hands back."""
+"""Holds the states of all layers as one transformers `Cache`: `generate` reorders, repeats and crops it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ accepts_past_key_values = deprecate_kwarg("past_key_values", "5.0.0", new_name="
 
 
 class Record(NamedTuple):
-    """What a layer took in since its state was `state`: it forgets its latest tokens by taking the others again."""
+    """Holds what a layer took in since `state`: it forgets its latest tokens by taking the others again."""
 
     state: Any
     x: Tensor
@@ -35,7 +35,7 @@ class Record(NamedTuple):
 
 
 class MixerCacheLayer(CacheLayerMixin):
-    """One layer's state, whatever its mixer keeps, and how many columns of the batch went into it, padding included.
+    """Holds one layer's state, and how many columns of the batch went into it, padding included.
 
     Args:
         max_length: for mixers whose state grows, allocate it once for so many tokens; None: let it grow. Then new
@@ -90,11 +90,11 @@ class MixerCacheLayer(CacheLayerMixin):
         return y
 
     def activate_past_recording(self) -> None:
-        """From now on keep what it takes to forget everything since the latest `crop`."""
+        """Records from now on what it takes to forget everything since the latest `crop`."""
         self.record_past = True
 
     def crop(self, tokens: int) -> None:
-        """Forget the latest -tokens columns, or, as transformers 5.6 has it, keep the first `tokens`."""
+        """Forgets the latest -tokens columns, or, as transformers 5.6 has it, all but the first `tokens`."""
         removed = int(self.length) - tokens if tokens > 0 else -tokens
         if removed <= 0:
             self.record = self.record if self.cropped else None
@@ -154,17 +154,17 @@ class MixerCacheLayer(CacheLayerMixin):
 
     @property
     def keys(self) -> Tensor | None:  # type: ignore[override]
-        """[B,G,S,K], a softmax attention's; None for other mixers."""
+        """Returns [B,G,S,K], a softmax attention's; None for other mixers."""
         return self.state.keys[:, : self.length].transpose(1, 2) if self._has_keys else None
 
     @property
     def values(self) -> Tensor | None:  # type: ignore[override]
-        """[B,G,S,K], a softmax attention's; None for other mixers."""
+        """Returns [B,G,S,K], a softmax attention's; None for other mixers."""
         return self.state.values[:, : self.length].transpose(1, 2) if self._has_keys else None
 
     @property
     def recurrent_states(self) -> dict[int, Tensor]:
-        """A linear mixer's memory, its fields numbered from 0 as transformers numbers a layer's states."""
+        """Returns a linear mixer's memory, its fields numbered from 0 as transformers numbers a layer's states."""
         if not isinstance(self.state, RecurrentState):
             return {}
         memory = self.state.memory
@@ -172,7 +172,7 @@ class MixerCacheLayer(CacheLayerMixin):
 
     @property
     def conv_states(self) -> dict[int, Tensor]:
-        """[B,channels,W-1], the pasts of a linear mixer's windows."""
+        """Returns [B,channels,W-1], the pasts of a linear mixer's windows."""
         pasts = self.state.conv if isinstance(self.state, RecurrentState) else ()
         return {index: past.transpose(1, 2) for index, past in enumerate(pasts)}
 
@@ -197,7 +197,7 @@ class MixerCacheLayer(CacheLayerMixin):
 
 
 class _Recording(Cache):
-    """What transformers 5.6 lacks."""
+    """Adds what transformers 5.6 lacks."""
 
     def activate_past_recording(self) -> None:
         for layer in self.layers:
@@ -205,7 +205,7 @@ class _Recording(Cache):
 
 
 class MixerCache(_Recording, DynamicCache):
-    """A `MixerCacheLayer` for every layer. It grows where a mixer's state does, and nowhere else."""
+    """Holds a `MixerCacheLayer` for every layer. It grows where a mixer's state does, and nowhere else."""
 
     def __init__(self, config: PreTrainedConfig, *, offloaded: bool = False) -> None:
         layers = [MixerCacheLayer(offloaded=offloaded) for _ in range(config.num_hidden_layers)]
@@ -213,7 +213,7 @@ class MixerCache(_Recording, DynamicCache):
 
 
 class StaticMixerCache(_Recording, StaticCache):
-    """As `MixerCache`, allocated once for `max_length` tokens."""
+    """Makes a `MixerCache` that is allocated once for `max_length` tokens."""
 
     def __init__(self, config: PreTrainedConfig, max_length: int) -> None:
         layers = [MixerCacheLayer(max_length) for _ in range(config.num_hidden_layers)]
@@ -221,7 +221,7 @@ class StaticMixerCache(_Recording, StaticCache):
 
 
 def cache_for(config: PreTrainedConfig, implementation: str | None, max_length: int) -> Cache:
-    """What `generate` calls `cache_implementation`. Raises ValueError for `quantized`."""
+    """Makes the cache that `generate` calls `cache_implementation`. Raises ValueError for `quantized`."""
     if implementation == "quantized":
         raise ValueError(
             "cache_implementation='quantized' isn't supported, a linear mixer's state is no list of keys and "
@@ -233,8 +233,9 @@ def cache_for(config: PreTrainedConfig, implementation: str | None, max_length: 
 
 
 def adopt(cache: Cache, config: PreTrainedConfig) -> Cache:
-    """An empty cache of transformers' own gets layers that hold our states, allocated once in a `StaticCache`; ours
-    stays as it is.
+    """Gives an empty cache of transformers' own layers that hold our states; ours stays as it is.
+
+    In a `StaticCache` they are allocated once.
 
     Raises ValueError for a cache that already holds another model's tokens."""
     if all(isinstance(layer, MixerCacheLayer) for layer in cache.layers) and cache.layers:
@@ -254,7 +255,10 @@ def adopt(cache: Cache, config: PreTrainedConfig) -> Cache:
 
 
 def holds_tokens(cache: Cache) -> bool:
-    """Whether anything has gone into it, which a length, where compiled code keeps it, would not say at once."""
+    """Returns whether anything has gone into a cache.
+
+    Where compiled code keeps its length, that would not say at once.
+    """
     return any(_layer_holds_tokens(layer) for layer in cache.layers)
 
 

@@ -1,4 +1,4 @@
-"""Cross-entropy straight from hidden states: the logits of a long row are never there as a whole.
+"""Computes cross-entropy straight from hidden states: the logits of a long row are never there as a whole.
 
 With N tokens and a vocabulary of V, logits are N V numbers, usually more than everything else in a training step
 together. Here they live for a chunk of tokens at a time, and the backward pass makes them again.
@@ -18,7 +18,7 @@ TYPICAL_VOCABULARY = 32000  # of a head that doesn't say its own, such as one wr
 
 
 def shifted(labels: Tensor, ignore_index: int = -100) -> Tensor:
-    """Labels [B,T] of tokens as targets of positions: position t predicts token t+1, the last one nothing."""
+    """Turns labels [B,T] of tokens into targets of positions: position t predicts token t+1, the last one nothing."""
     return F.pad(labels[..., 1:], (0, 1), value=ignore_index)
 
 
@@ -30,7 +30,7 @@ def linear_cross_entropy(
     num_items: Tensor | int | None = None,
     ignore_index: int = -100,
 ) -> Tensor:
-    """Cross-entropy in nats of `head(hidden)` against targets, as transformers takes it.
+    """Returns the cross-entropy in nats of `head(hidden)` against targets, as transformers takes it.
 
     A bare linear head on an NVIDIA or AMD GPU goes to Liger's or flash-linear-attention's fused kernel, whichever is
     installed; everything else is chunked torch.
@@ -58,7 +58,7 @@ def chunked_cross_entropy(
     num_items: Tensor | int | None = None,
     ignore_index: int = -100,
 ) -> Tensor:
-    """`linear_cross_entropy` in torch: hidden [N,D], targets [N]."""
+    """Computes `linear_cross_entropy` in torch: hidden [N,D], targets [N]."""
     rows = max(1, LOGITS_AT_ONCE // getattr(head, "out_features", TYPICAL_VOCABULARY))
 
     def part(hidden: Tensor, targets: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The zoo's language models as transformers' models: `MixerModel` and `MixerForCausalLM`.
+"""Makes the zoo's language models models of transformers: `MixerModel` and `MixerForCausalLM`.
 
 Importing this module registers them with AutoConfig, AutoModel and AutoModelForCausalLM.
 """
@@ -42,7 +42,7 @@ __all__ = ["MixerCache", "MixerConfig", "MixerForCausalLM", "MixerModel"]
 
 
 class MixerBlock(GradientCheckpointingLayer, ResidualBlock):
-    """A residual block as transformers calls it: [B,T,D] -> [B,T,D], checkpointed on demand, its state in a cache."""
+    """Adapts a residual block to transformers: [B,T,D] -> [B,T,D], checkpointed on demand, its state in a cache."""
 
     def __init__(self, config: MixerConfig, mixer: Mapping[str, Any]) -> None:
         super().__init__(
@@ -102,7 +102,7 @@ class MixerPreTrainedModel(PreTrainedModel):
     def from_pretrained(
         cls, pretrained_model_name_or_path: Any, *model_args: Any, config: Any = None, **kwargs: Any
     ) -> Any:
-        """As transformers' own, and it also reads a checkpoint in flash-linear-attention's format.
+        """Loads as transformers' own does, and also a checkpoint in flash-linear-attention's format.
 
         Raises ValueError for one of those that is damaged or isn't the model that its config.json describes."""
         if config is None and kwargs.get("state_dict") is None and pretrained_model_name_or_path is not None:
@@ -135,7 +135,7 @@ class MixerPreTrainedModel(PreTrainedModel):
 
 
 class MixerModel(MixerPreTrainedModel):
-    """Embedding, residual blocks and final norm: ids [B,T] -> hidden states [B,T,D]."""
+    """Maps ids [B,T] to hidden states [B,T,D]: embedding, residual blocks and final norm."""
 
     def __init__(self, config: MixerConfig) -> None:
         super().__init__(config)
@@ -162,7 +162,7 @@ class MixerModel(MixerPreTrainedModel):
         cu_seqlens: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPast:
-        """Hidden states after the final norm, and the cache.
+        """Returns hidden states after the final norm, and the cache.
 
         Args:
             attention_mask: [B,T] or [B,past+T], nonzero = token; padding may stand anywhere.
@@ -200,7 +200,7 @@ class MixerModel(MixerPreTrainedModel):
 
 
 class MixerForCausalLM(MixerPreTrainedModel, GenerationMixin):
-    """`MixerModel` and a linear head: ids [B,T] -> logits [B,T,vocabulary]."""
+    """Maps ids [B,T] to logits [B,T,vocabulary]: `MixerModel` and a linear head."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
 
@@ -227,7 +227,7 @@ class MixerForCausalLM(MixerPreTrainedModel, GenerationMixin):
         skip_logits: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:
-        """Logits, and with `labels` the loss.
+        """Returns logits, and with `labels` the loss.
 
         Args:
             labels: [B,T], the ids themselves; they are shifted here, -100 is left out. `shift_labels` are already
@@ -279,7 +279,10 @@ class MixerForCausalLM(MixerPreTrainedModel, GenerationMixin):
 
     @staticmethod
     def create_masks_for_generate(inputs_embeds: Tensor, attention_mask: Tensor | None, **kwargs: Any) -> Tensor | None:
-        """Of the new tokens alone: `generate` asks where it compiles, and there a shape must not grow."""
+        """Returns the mask of the new tokens alone.
+
+        `generate` asks for it where it compiles, and there a shape must not grow.
+        """
         return token_mask(attention_mask, inputs_embeds)
 
     def _prepare_cache_for_generation(  # type: ignore[override]
@@ -290,7 +293,7 @@ class MixerForCausalLM(MixerPreTrainedModel, GenerationMixin):
         batch_size: int,
         max_cache_length: int,
     ) -> None:
-        """`generate` would make a cache that knows nothing of mixers."""
+        """Makes our cache: that of `generate` would know nothing of mixers."""
         if model_kwargs.get(CACHE_NAME) is not None:
             adopt(model_kwargs[CACHE_NAME], self.config)
             super()._prepare_cache_for_generation(  # type: ignore[misc]
@@ -308,7 +311,7 @@ class MixerForCausalLM(MixerPreTrainedModel, GenerationMixin):
 
 
 def stored_shapes(config: MixerConfig) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of what a checkpoint holds."""
+    """Returns names and shapes of what a checkpoint holds."""
     with torch.device("meta"):
         model = MixerForCausalLM(config)
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()

@@ -1,1 +1,1 @@
-"""Pathfinder and Path-X: the pictures are drawn, or read from the released files."""
+"""Draws Pathfinder and Path-X, or reads them from the released files."""

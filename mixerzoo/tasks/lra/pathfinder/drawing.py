@@ -1,7 +1,7 @@
-"""What Pathfinder images are made of: dashes (paddles), the space each keeps free around it, marker discs.
+"""Draws the parts of Pathfinder images: dashes (paddles), the space each keeps free around it, marker discs.
 
-Everything depends on a dash's direction alone, and there are few: whole degrees for a snake's first dash, and for each
-further one the pixels of a small circle that its tip may fall on. So all of it is drawn once, into tables.
+Everything depends on a dash's direction alone, and there are few. A snake's first dash has whole degrees; the tip of
+each further one falls on a pixel of a small circle. So all of it is drawn once, into tables.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ OVERLAP = 459  # where the spaces of two dashes (255 each) sum to as much, the l
 
 @dataclass(frozen=True)
 class PathfinderSpec:
-    """Parameters of one resolution, in pixels of it, under the names of the published generator (without `paddle_`).
+    """Holds parameters of one resolution, in pixels of it.
+
+    The names are the published generator's (without `paddle_`).
 
     The border that contours can't start in is twice `seed_distance`. A snake is `*_length` dashes.
     """
@@ -41,7 +43,9 @@ class PathfinderSpec:
 
 
 class Stamps(NamedTuple):
-    """One picture for each of D directions, as its pixels: offsets [D,k,2] from a centre and values [D,k] in 0..255.
+    """Holds one picture for each of D directions as its pixels.
+
+    Those are offsets [D,k,2] from a centre and values [D,k] in 0..255.
 
     Pictures of fewer pixels repeat their first.
     """
@@ -51,12 +55,14 @@ class Stamps(NamedTuple):
 
 
 class Dashes(NamedTuple):
-    """Tables for one margin. Direction d < 360 is a whole degree, from -180 on; 360 + c leads to pixel c of a circle.
+    """Holds tables for one margin.
+
+    Direction d < 360 is a whole degree, from -180 on; 360 + c leads to pixel c of a circle.
 
     Offsets are (y, x) in pixels. A first dash, of whole degrees, is stamped at its tail, further ones at their head,
     the circle's pixel. Nothing here reaches further than `reach`.
 
-    line: the dash. space: the dash grown by the margin. heart: the part of that which must not meet another's.
+    line: the dash. space: the dash grown by the margin. heart: the part of it that must not meet another's.
     to_pivot: [360,2], from a first dash's tail to where the next circle is measured from.
     advance: [D,2], from one circle's centre to the next, after a dash in direction d.
     circle: [C,2], the pixels where the next dash may end. choices: [D,m], those that may follow direction d, and
@@ -81,7 +87,7 @@ class Dashes(NamedTuple):
 
 @functools.lru_cache(maxsize=8)
 def dashes(spec: PathfinderSpec, margin: int) -> Dashes:
-    """The tables of a margin, one of `spec.margins`."""
+    """Returns the tables of a margin, one of `spec.margins`."""
     step = spec.length + margin
     circle = _circle(step)
     degrees = np.deg2rad(np.arange(-180, 180))
@@ -113,7 +119,7 @@ def dashes(spec: PathfinderSpec, margin: int) -> Dashes:
 
 @functools.lru_cache(maxsize=8)
 def marker(radius: float) -> Stamps:
-    """A disc of that radius around a pixel's upper left corner, where the published generator has it."""
+    """Draws a disc of that radius around a pixel's upper left corner, where the published generator has it."""
     half = math.ceil(radius) + 3
     y, x = np.ogrid[-half * SCALE : (half + 1) * SCALE, -half * SCALE : (half + 1) * SCALE]
     lit = (x**2 + y**2 <= (radius * SCALE) ** 2).astype(np.uint8) * 255
@@ -122,20 +128,20 @@ def marker(radius: float) -> Stamps:
 
 
 def _stamps(pictures: np.ndarray, chosen: np.ndarray) -> Stamps:
-    """The chosen pixels of square pictures [D,S,S] around their middles."""
+    """Returns the chosen pixels of square pictures [D,S,S] around their middles."""
     offsets = _lists([np.argwhere(one) for one in chosen])
     values = pictures[np.arange(len(pictures))[:, None], offsets[..., 0], offsets[..., 1]]
     return Stamps(offsets - pictures.shape[1] // 2, values)
 
 
 def _lists(parts: list[np.ndarray]) -> np.ndarray:
-    """Arrays [m_i,2] as one [D,m,2], the shorter ones filled up with their first entry."""
+    """Joins arrays [m_i,2] to one [D,m,2], the shorter ones filled up with their first entry."""
     longest = max(map(len, parts))
     return np.array([np.concatenate([part, part[:1].repeat(longest - len(part), 0)]) for part in parts])
 
 
 def _dash(angle: float, spec: PathfinderSpec, margin: int, radius: int) -> tuple[np.ndarray, np.ndarray]:
-    """A dash from the middle of a square of side 2 radius + 1, and the dash grown by the margin."""
+    """Draws a dash from the middle of a square of side 2 radius + 1, and the dash grown by the margin."""
     centre = radius * SCALE
     y, x = (centre + _translate(np.array([angle]), spec.length * SCALE)[0]).tolist()
     picture = Image.new("L", (2 * centre + 1, 2 * centre + 1))
@@ -154,13 +160,13 @@ def _reduced(picture: np.ndarray, side: int) -> np.ndarray:
 
 
 def _translate(angles: np.ndarray, distance: float) -> np.ndarray:
-    """Offsets [N,2] of whole pixels, rounded up as the published generator does (but not what is whole already)."""
+    """Rounds offsets [N,2] up to whole pixels as the published generator does; what is whole already stays."""
     exact = distance * np.stack([np.sin(angles), np.cos(angles)], axis=1)
     return np.ceil(exact - 1e-9).astype(np.int64)
 
 
 def _circle(radius: int) -> np.ndarray:
-    """The pixels of a circle around the origin, one a pixel's length of arc."""
+    """Returns the pixels of a circle around the origin, one a pixel's length of arc."""
     angles = np.deg2rad(np.arange(0, 360, 360 / (2 * math.pi * radius)))
     points = radius * np.stack([np.sin(angles), np.cos(angles)], axis=1)
     return np.unique(np.floor(points).astype(np.int64), axis=0)
@@ -172,13 +178,13 @@ def _disc(radius: int) -> np.ndarray:
 
 
 def _cores(space: np.ndarray, radius: int, reach: int) -> np.ndarray:
-    """Per degree the offsets where a dash's space is full, shifted by a pixel as in the published generator."""
+    """Returns per degree the offsets where a dash's space is full, shifted by a pixel as in the published generator."""
     lists = [np.argwhere(picture == 255) - radius + 1 for picture in space]
     return _lists([offsets[(np.abs(offsets) <= reach).all(1)] for offsets in lists])
 
 
 def _begins(core: np.ndarray) -> np.ndarray:
-    """Degrees whose core reaches from every corner pixel of an image to a pixel of the image.
+    """Returns the degrees whose core reaches from every corner pixel of an image to a pixel of the image.
 
     For others the published generator (by cv2.dilate, which has nothing to take a maximum of there) finds no room
     anywhere. With a margin of 1 that is most of them, and the reason why most of the distractors are missing.

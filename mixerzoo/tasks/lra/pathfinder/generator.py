@@ -1,16 +1,17 @@
-"""Pathfinder and Path-X as their authors generate them (github.com/drewlinsley/pathfinder with LRA's parameters).
+"""Generates Pathfinder and Path-X as their authors do (github.com/drewlinsley/pathfinder with LRA's parameters).
 
-Two snakes of dashes start near the middle, some shorter ones lie around them, and two discs mark ends: label 1 if one
-snake has both of them, 0 if each has one. A snake grows by a dash at a time. The tip of the next falls on a circle of
-radius length + margin around where the last one ended, with a probability in proportion to cos^2 of the bend, and to
-the free space. A dash keeps a margin free around it, and one that would enter another's (both grown by the margin,
-1.8 in sum) is drawn again, three times in all; then the two contours are begun anew, or a distractor is tried up to
-five times and left out. Dashes and discs are laid over each other by maximum, and a picture's range is stretched to
-0..255: without that the discs fade where the distractors are brighter.
+Two snakes of dashes start near the middle, some shorter ones lie around them, and two discs mark ends. The label is 1
+if one snake has both discs, 0 if each has one. A snake grows by a dash at a time. The tip of the next falls on a circle
+of radius length + margin around the end of the last one. Its probability is in proportion to cos^2 of the bend, and to
+the free space. A dash keeps a margin free around it. One that would enter another's (both grown by the margin, 1.8 in
+sum) is drawn again, three times in all. Then the two contours are begun anew, or a distractor is tried up to five times
+and left out. Where dashes and discs overlap, the maximum counts. A picture's range is stretched to 0..255: without that
+the discs fade where the distractors are brighter.
 
-At 32 x 32 most distractors are left out, one of five is drawn: the published generator looks for room in a way that
-fails in most directions (`pathfinder_drawing._begins`), and the data are what came of it. Two details differ from it:
-it lets a distractor touch the last dash of the first contour, and leaves out a distractor for starting outside.
+At 32 x 32 most distractors are left out, one of five is drawn. The published generator looks for room in a way that
+fails in most directions (`drawing._begins`), and the published data have come of it. Two details differ here: the
+published one lets a distractor touch the last dash of the first contour, and leaves out a distractor for starting
+outside.
 
 All of an image's steps are done for many images at once.
 """
@@ -37,7 +38,10 @@ LANES = 512
 
 
 class Pictures(NamedTuple):
-    """images: uint8 [N,H,W]. labels: 1 = the two discs are one snake's. margins: of the dashes, int64 [N]."""
+    """Holds pictures.
+
+    images: uint8 [N,H,W]. labels: 1 = the two discs are one snake's. margins: of the dashes, int64 [N].
+    """
 
     images: np.ndarray
     labels: np.ndarray
@@ -45,14 +49,16 @@ class Pictures(NamedTuple):
 
 
 class _Snakes(NamedTuple):
-    """Grown snakes: where every dash is drawn from, in the canvas, and its direction; [N,K,segments(,2)]."""
+    """Holds grown snakes [N,K,segments(,2)]: where every dash is drawn from, in the canvas, and its direction."""
 
     place: np.ndarray
     direction: np.ndarray
 
 
 def pathfinder_spec(resolution: int, contour_length: int = 14) -> PathfinderSpec:
-    """The published parameters of a resolution; contours of 14 dashes are LRA's, 9 and 6 its easier sets.
+    """Returns the published parameters of a resolution.
+
+    Contours of 14 dashes are LRA's, 9 and 6 its easier sets.
 
     16 is a small size of our own, with the dashes of 32, for what a CPU can learn: contours of at most 6 dashes.
     """
@@ -76,7 +82,7 @@ def pathfinder_spec(resolution: int, contour_length: int = 14) -> PathfinderSpec
 
 
 def generate(spec: PathfinderSpec, rng: np.random.Generator, count: int) -> Pictures:
-    """`count` images; equal generators give equal images."""
+    """Generates `count` images; equal generators give equal images."""
     labels = rng.integers(2, size=count)
     margins = rng.choice(spec.margins, size=count)
     images = np.zeros((count, spec.size, spec.size), np.uint8)
@@ -119,7 +125,7 @@ class _Canvas:
         return _stretched(picture[:, inside, inside])
 
     def _contours(self, count: int) -> tuple[_Snakes, np.ndarray]:
-        """Both contours of `count` images, and the space that they keep free. What fails is begun anew."""
+        """Draws both contours of `count` images, and the space that they keep free. What fails is begun anew."""
         places, directions, spaces, found = [], [], [], 0
         while found < count:
             space = np.full((LANES, self.side, self.side), 255, np.uint8)
@@ -134,7 +140,10 @@ class _Canvas:
         return _Snakes(place, direction), space
 
     def _distractor(self, lanes: np.ndarray, space: np.ndarray, picture: np.ndarray) -> np.ndarray:
-        """Try to add a distractor to the images `lanes`. Returns which of them (indices into lanes) got none."""
+        """Tries to add a distractor to the images `lanes`.
+
+        Returns which of them (indices into lanes) got none.
+        """
         tails, starts, possible = self._free_tails(lanes, space)
         chosen = np.flatnonzero(possible)
         trial = space[lanes[chosen]]
@@ -147,7 +156,7 @@ class _Canvas:
     def _grow(
         self, space: np.ndarray, tails: np.ndarray, starts: np.ndarray, segments: int
     ) -> tuple[np.ndarray, _Snakes]:
-        """Grow K snakes in every lane from first dashes at `tails` [N,K,2] in the degrees `starts` [N,K], in turns.
+        """Grows K snakes in every lane from first dashes at `tails` [N,K,2] in the degrees `starts` [N,K], in turns.
 
         `space` takes up all their dashes in the lanes that get to the end, which are returned with the snakes.
         """
@@ -173,7 +182,7 @@ class _Canvas:
     def _next(
         self, space: np.ndarray, lanes: np.ndarray, centre: np.ndarray, last: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Where on the circle each lane's next dash ends, an index into `circle`, and whether there is a place."""
+        """Returns an index into `circle`, where each lane's next dash ends, and whether there is a place."""
         tables, flat = self.tables, space.reshape(-1, self.side**2)
         choices = tables.choices[last]
         points = self._flat(centre[:, None] + tables.circle[choices])
@@ -193,7 +202,7 @@ class _Canvas:
         return chosen, found
 
     def _starts_of_contours(self) -> tuple[np.ndarray, np.ndarray]:
-        """Places [P,2] far enough from the border for a first dash, and whether it fits there, bool [360,P]."""
+        """Returns places [P,2] far enough from the border, and whether a first dash fits there, bool [360,P]."""
         border = self.frame + 2 * self.spec.seed_distance
         outside = np.full((1, self.side, self.side), True)
         outside[:, border:-border, border:-border] = False
@@ -205,7 +214,7 @@ class _Canvas:
         return places[used], free[:, used] & self.tables.begins[:, None]
 
     def _two_tails(self) -> tuple[np.ndarray, np.ndarray]:
-        """First dashes of two contours: one as far from the border as it must be, the other near it."""
+        """Draws first dashes of two contours: one as far from the border as it must be, the other near it."""
         starts = self.rng.choice(np.flatnonzero(self.first_tails.any(1)), size=LANES)
         first = self.middle[_one_of(self.first_tails[starts], self.rng)]
         towards = np.deg2rad(self.rng.integers(DEGREES, size=LANES))
@@ -214,7 +223,9 @@ class _Canvas:
         return np.stack([first, second], 1), np.stack([starts, self.rng.integers(DEGREES, size=LANES)], 1)
 
     def _free_tails(self, lanes: np.ndarray, space: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """For each image a direction, a place uniform among those with room for a first dash, and if there is one.
+        """Draws for each image a direction and a place for a first dash, and returns whether there is one.
+
+        The place is uniform among those with room.
 
         A few places are tried first, which is enough for most images and makes no difference to the choice.
         """
@@ -232,7 +243,10 @@ class _Canvas:
         return chosen, starts, found
 
     def _is_free(self, blocked: np.ndarray, lanes: np.ndarray, starts: np.ndarray, tails: np.ndarray) -> np.ndarray:
-        """Whether a first dash at `tails` [n,M,2] meets nothing in `blocked[lanes]`, and the next circle is inside."""
+        """Returns whether a first dash at `tails` [n,M,2] meets nothing in `blocked[lanes]`.
+
+        The next circle must be inside.
+        """
         pivot = tails + self.tables.to_pivot[starts][:, None] - self.frame
         free = ((pivot >= 0) & (pivot < self.spec.size)).all(-1)
         flat, points = blocked.reshape(-1, self.side**2), self._flat(tails)
@@ -252,7 +266,7 @@ class _Canvas:
     def _raise(
         self, canvas: np.ndarray, lanes: np.ndarray, place: np.ndarray, stamps: Stamps, which: np.ndarray
     ) -> None:
-        """canvas[lane] = max(canvas[lane], the stamp `which` of the lane around its place)."""
+        """Sets canvas[lane] = max(canvas[lane], the stamp `which` of the lane around its place)."""
         flat, rows = canvas.reshape(-1, self.side**2), lanes[:, None]
         pixels = self._flat(place)[:, None] + self._flat(stamps.offsets[which])
         flat[rows, pixels] = np.maximum(flat[rows, pixels], stamps.values[which])
@@ -262,11 +276,11 @@ class _Canvas:
 
 
 def _one_of(allowed: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """For every row of `allowed` [n,P] the index of one of its true entries, each as likely; 0 if there is none."""
+    """Draws for every row of `allowed` [n,P] the index of a true entry, each as likely; 0 if there is none."""
     return (rng.random(allowed.shape, dtype=np.float32) * allowed).argmax(1)
 
 
 def _stretched(pictures: np.ndarray) -> np.ndarray:
-    """Every picture's range to 0..255."""
+    """Stretches every picture's range to 0..255."""
     low, high = (extreme(pictures, axis=(1, 2), keepdims=True) for extreme in (np.min, np.max))
     return ((pictures - low) * (255 / (high - low)) + 0.5).astype(np.uint8)

@@ -1,11 +1,11 @@
-"""Pathfinder images on disk, in the released archive's layout.
+"""Writes Pathfinder images to disk, in the released archive's layout.
 
     DIR/pathfinder32/curv_contour_length_14/imgs/0/sample_0.png ...
     DIR/pathfinder32/curv_contour_length_14/metadata/0.npy
 
-The metadata are text despite their name: a line per image, `imgs/0 sample_0.png 0 1 1.0 14 4 2 0.5 1 1`: folder, file,
-number, label, continuity, dashes of a contour, of a distractor, length, thickness and margin of a dash, and how many
-contrasts there are.
+The metadata are text despite their name, a line per image: `imgs/0 sample_0.png 0 1 1.0 14 4 2 0.5 1 1`. These are
+folder, file, number, label, continuity, dashes of a contour and of a distractor, length, thickness and margin of a
+dash, and the number of contrasts.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ DIFFICULTIES = {6: "curv_baseline", 9: "curv_contour_length_9", 14: "curv_contou
 
 
 def pathfinder_folder(root: Path, resolution: int, contour_length: int = 14) -> Path:
-    """Where the images of a resolution and difficulty stand below `root`, which may be the resolution's own folder."""
+    """Returns where the images of a resolution and difficulty stand below `root`.
+
+    That may be the resolution's own folder.
+    """
     top = root if root.name == f"pathfinder{resolution}" else root / f"pathfinder{resolution}"
     return top / DIFFICULTIES.get(contour_length, f"curv_contour_length_{contour_length}")
 
@@ -44,7 +47,7 @@ def write_pathfinder(
     workers: int | None = None,
     progress: Progress = silent,
 ) -> Path:
-    """Write images and metadata below `out`, and return the folder that holds `imgs` and `metadata`.
+    """Writes images and metadata below `out`, and returns the folder that holds `imgs` and `metadata`.
 
     The files depend on all but `workers` (all usable cores by default). The folder is there once it is whole. Raises
     ValueError for an unknown resolution, and before anything is drawn if there are images already.
@@ -71,7 +74,7 @@ def write_pathfinder(
 
 
 def _batch(spec: PathfinderSpec, folder: Path, samples: int, seed: int, batch: int) -> int:
-    """Draw and write one batch; how many images it has."""
+    """Draws and writes one batch; returns how many images it has."""
     count = min(BATCH, samples - batch * BATCH)
     pictures = generate(spec, np.random.default_rng((seed, batch)), count)
     subfolder = folder / "imgs" / str(batch)

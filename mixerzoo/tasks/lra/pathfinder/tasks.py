@@ -1,4 +1,4 @@
-"""Pathfinder and Path-X: whether two discs are the ends of one dashed snake, read pixel by pixel; two classes.
+"""Pathfinder and Path-X ask if two discs are the ends of one dashed snake, read pixel by pixel; two classes.
 
 Long Range Arena's Pathfinder is `pathfinder32/curv_contour_length_14`, its Path-X the same with 128: 200,000 images in
 `imgs` and their labels in `metadata`. They are split 80 / 10 / 10 in the order of batches and numbers, as it does.
@@ -35,7 +35,9 @@ DATA_SEED, CHUNK, FEWEST = 0, 500, 10
 
 @dataclass(frozen=True)
 class Pathfinder(PixelClassification):
-    """One snake or two. `lra_dir` has the images, written by `mixerzoo data pathfinder` or Long Range Arena's own.
+    """Asks whether there is one snake or two.
+
+    `lra_dir` has the images, written by `mixerzoo data pathfinder` or Long Range Arena's own.
 
     Without `lra_dir`, `samples` images are generated, once, and cached. The defaults are small, for CPUs, and not Long
     Range Arena's, which are the resolution 32 (for Path-X 128) and contours of 14 dashes.
@@ -83,7 +85,7 @@ class Pathfinder(PixelClassification):
             yield {"inputs": torch.from_numpy(images).flatten(1)[..., None], "labels": torch.from_numpy(labels)}
 
     def measure(self, model: nn.Module, backbone: BackboneConfig) -> Measurements:
-        """What a predictor scores on the test split that knows nothing."""
+        """Returns what a predictor that knows nothing scores on the test split."""
         labels = self._data["labels"]
         share = float(np.mean(labels[len(labels) * 9 // 10 :]))
         source = "files" if self.lra_dir else "generated here"
@@ -111,7 +113,10 @@ class Pathfinder(PixelClassification):
 
 @dataclass(frozen=True)
 class PathX(Pathfinder):
-    """The same on 128 x 128 pixels, 16,384 tokens. Generated where `lra_dir` isn't given, by default few."""
+    """Asks the same on 128 x 128 pixels, 16,384 tokens.
+
+    Images are generated where `lra_dir` isn't given, by default few.
+    """
 
     resolution: int = 128
     contour_length: int = 14
@@ -122,7 +127,7 @@ class PathX(Pathfinder):
 
 
 def metadata_files(folder: Path) -> list[Path]:
-    """`metadata/0.npy`, `metadata/1.npy`, ... in the order of their numbers. Raises ValueError if there are none."""
+    """Returns `metadata/0.npy`, `metadata/1.npy`, ... by their numbers. Raises ValueError if there are none."""
     files = sorted((folder / "metadata").glob("*.npy"), key=lambda file: (len(file.stem), file.stem))
     if not files:
         raise ValueError(
@@ -133,7 +138,7 @@ def metadata_files(folder: Path) -> list[Path]:
 
 
 def read_pathfinder(folder: Path, resolution: int) -> dict[str, np.ndarray]:
-    """images uint8 [N,H,W] and labels [N] of a folder with `imgs` and `metadata`.
+    """Reads images uint8 [N,H,W] and labels [N] of a folder with `imgs` and `metadata`.
 
     Image files of no bytes, of which the archive has one, are left out. Raises ValueError with the file, and line, for
     what is missing or malformed.
@@ -158,7 +163,10 @@ def read_pathfinder(folder: Path, resolution: int) -> dict[str, np.ndarray]:
 
 
 def _metadata(file: Path) -> list[list[str]]:
-    """The words of every line: of text, which the archive has, or of the array that the published generator saves."""
+    """Returns the words of every line.
+
+    The archive has text, the published generator saves an array.
+    """
     content = file.read_bytes()
     if not content.startswith(b"\x93NUMPY"):
         return [line.split() for line in content.decode("utf-8", "replace").splitlines()]
