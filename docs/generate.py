@@ -10,8 +10,10 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import torch
 from architecture import modules
@@ -22,6 +24,7 @@ from vision_tables import cost, digits
 
 from mixerzoo import build_mixer, list_mixers
 from mixerzoo.mixers.parts.contract import Mixer
+from mixerzoo.mixers.parts.spec import CAPABILITIES, FAMILIES, LIMITS
 
 ROOT = Path(__file__).parents[1]
 ZOO, PERFORMANCE, README = ROOT / "docs" / "zoo.md", ROOT / "docs" / "performance.md", ROOT / "README.md"
@@ -41,18 +44,26 @@ INTRODUCTION = f"""\
 Written by `python docs/generate.py` from the mixers themselves; a test keeps it fresh.
 
 Sizes are those of one layer with its defaults at width {DIM:,}; state (fp32) and FLOPs are those of one sequence of
-{LENGTH:,} tokens.
-T tokens, D width, H heads, K key dim, V value dim, e expand, "params" weights of linear maps.
+{LENGTH:,} tokens. Formulas are the mixers' own, which compute these numbers and are tested against the models:
+T tokens, D width, H heads, G heads of k and v, K key dim of a head, V value dim of a head, and params, the weights of
+linear maps and windows. A window adds its past to the state, W-1 numbers a channel.
+"""
+PROMISES = """\
+## Promises and limits
+
+The tests hold a mixer to every promise that its section lists. Every mixer takes padding, packed documents and scan
+orders, has a choice of backends and compiles, unless its section lists that as a limit.
 """
 
 
 def zoo() -> str:
-    """Returns the page of mixers: an overview and one section each."""
+    """Returns the page of mixers: an overview, the meanings of promises and limits, one section each, by family."""
     mixers = _mixers()
-    header = ("mixer", "parameters", "state", "GFLOP forward", "paper")
+    header = ("mixer", "family", "parameters", "state", "GFLOP forward", "paper")
     rows = [
         (
             f"[`{name}`](#{name})",
+            mixer.spec.family,
             f"{_parameters(mixer):,}",
             _size(4 * mixer.state_size(LENGTH)),
             f"{mixer.flops(LENGTH) / 1e9:,.1f}",
@@ -60,12 +71,23 @@ def zoo() -> str:
         )
         for name, mixer in mixers.items()
     ]
-    sections = [_section(name, mixer) for name, mixer in mixers.items()]
-    return "\n".join([INTRODUCTION, _table(header, rows), *sections])
+    families = [
+        "\n".join([f"## {family.capitalize()}\n", *(_section(name, mixer) for name, mixer in same)])
+        for family, same in groupby(mixers.items(), lambda item: item[1].spec.family)
+    ]
+    return "\n".join([INTRODUCTION, _table(header, rows), PROMISES, *_words(), *families])
+
+
+def _words() -> Iterator[str]:
+    """Yields the tables of capabilities and limits with their meanings."""
+    for header, meanings in ((("promise", "meaning"), CAPABILITIES), (("limit", "not possible"), LIMITS)):
+        yield _table(header, [(f"`{word}`", meaning) for word, meaning in meanings.items()])
 
 
 def _mixers() -> dict[str, Mixer]:
-    return {name: mixer for name in list_mixers() if (mixer := _build(name)) is not None}
+    """Returns the package's mixers with their defaults, family by family."""
+    built = [(name, mixer) for name in list_mixers() if (mixer := _build(name)) is not None]
+    return dict(sorted(built, key=lambda item: (FAMILIES.index(item[1].spec.family), item[0])))
 
 
 def _build(name: str) -> Mixer | None:
@@ -84,12 +106,31 @@ def _section(name: str, mixer: Mixer) -> str:
         (f"`{keyword}`", f"`{default!r}`", meanings[keyword])
         for keyword, default in ((p.name, p.default) for p in _keywords(type(mixer)))
     ]
-    facts = (
-        f"Paper: {_paper(mixer)} · ops: {', '.join(f'`{op}`' for op in spec.ops)} · state: {spec.state} · "
-        f"FLOPs forward: {spec.flops} · capabilities: {', '.join(sorted(spec.capabilities))}."
-    )
+    letters = _settings({"D": mixer.dim, **mixer.letters()})
+    facts = {
+        "Paper": _paper(mixer),
+        "Ops": ", ".join(f"`{op}`" for op in spec.ops),
+        "State": f"`{_formula(spec.state)}` numbers",
+        "FLOPs forward": f"`{_formula(spec.flops)}`",
+        "Letters": f"{letters} with the defaults. {type(mixer).letters.__doc__ or ''}".strip().removesuffix("."),
+        "Promises": ", ".join(f"`{word}`" for word in sorted(spec.capabilities)),
+        "Limits": ", ".join(f"`{word}`" for word in sorted(spec.cannot)),
+        "Without positions of its own": _settings(spec.without_positions),
+        "Its authors' image models": _settings(spec.paper_images),
+    }
     equation = "\n".join(f"    {line.strip()}" for line in spec.equation.split(",  "))
-    return "\n".join([f"## {name}", "", equation, "", facts, "", _table(("keyword", "default", "meaning"), keywords)])
+    lines = (f"- {what}: {fact}." for what, fact in facts.items() if fact)
+    table = _table(("keyword", "default", "meaning"), keywords)
+    return "\n".join([f"### {name}", "", equation, "", *lines, "", table])
+
+
+def _formula(formula: str) -> str:
+    """Returns a spec's formula as it is written by hand: `2 T params + 3 D^2` for `2*T*params + 3*D**2`."""
+    return formula.replace("**", "^").replace("*", " ")
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"`{name}={value}`" for name, value in settings.items())
 
 
 def _keywords(cls: type) -> list[inspect.Parameter]:
@@ -147,10 +188,9 @@ def filled(page: Path, blocks: Mapping[str, str]) -> str:
 
 def _recurrences() -> str:
     """Returns a table of all mixers, by family: the recurrence, which is the spec's first equation, and the paper."""
-    mixers = sorted(_mixers().items(), key=lambda item: (item[1].spec.family, item[0]))
     rows = [
         (f"[`{name}`](docs/zoo.md#{name})", f"`{mixer.spec.equation.split(',  ')[0]}`", _paper(mixer))
-        for name, mixer in mixers
+        for name, mixer in _mixers().items()
     ]
     return _table(("mixer", "recurrence", "paper"), rows)
 

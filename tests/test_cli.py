@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 
 import pytest
 
 from mixerzoo.ablation.running.store import Store
 from mixerzoo.cli import main
+from mixerzoo.mixers.hgrn1 import HGRN1
 from mixerzoo.tasks.files import read_json
 from mixerzoo.tasks.provenance import provenance
 
@@ -68,13 +70,53 @@ def test_list_and_show(capsys, monkeypatch):
     assert "hgrn2" in mixerzoo(capsys, monkeypatch, "list")[1]
     code, out, _ = mixerzoo(capsys, monkeypatch, "show", "hgrn2")
     assert code == 0
-    assert "arXiv:2404.07904" in out
+    for line in (
+        "paper arXiv:2404.07904",
+        "family matrix state",
+        "flops 2*T*params + 5*T*D*e",
+        "cannot none",
+        "paper_images bias=True, q_activation=sigmoid, v_activation=silu",
+    ):
+        assert line in [" ".join(printed.split()) for printed in out.splitlines()]
+    assert out.splitlines()[-1].endswith("with the defaults D=1024, e=128")
+
+
+def test_a_mixers_limits_are_shown(capsys, monkeypatch):
+    monkeypatch.setattr(HGRN1, "spec", replace(HGRN1.spec, cannot=frozenset({"packing", "backends"})))
+    assert "backends, packing" in mixerzoo(capsys, monkeypatch, "show", "hgrn1")[1]
+
+
+def test_a_filter_lists_mixers_alone_with_their_families(capsys, monkeypatch):
+    def listed(*filters: str) -> list[str]:
+        code, out, _ = mixerzoo(capsys, monkeypatch, "list", *filters)
+        assert code == 0
+        return [" ".join(line.split()) for line in out.splitlines()]
+
+    everything = listed()
+    assert everything[-2].startswith("tasks: ") and everything[-1].startswith("studies: ")
+    matrix = listed("--family", "matrix state")
+    assert set(matrix) < set(everything)
+    assert {"gla", "hgrn2", "retnet"} <= {line.split()[0] for line in matrix}
+    assert all(" matrix state arXiv:" in line for line in matrix)
+    both = listed("--can", "depth_shared", "--can", "flip_equivariant")
+    assert "hgrn2" in {line.split()[0] for line in both} and not any(line.startswith("hgrn1 ") for line in both)
+    assert listed("--family", "attention", "--op", "hgrn2") == []
+
+
+def test_a_task_of_two_names_is_listed_once(capsys, monkeypatch):
+    tasks = next(line for line in mixerzoo(capsys, monkeypatch, "list")[1].splitlines() if line.startswith("tasks: "))
+    assert tasks.count("mqar") == 2
+    assert ", mqar (diagnostics/mqar), " in tasks
+    assert ", lm, " in tasks
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["show", "hgrn3"], "error: unknown mixer 'hgrn3'; did you mean hgrn2 or hgrn1? known: "),
+        (["list", "--family", "matrix"], "error: unknown family 'matrix'; did you mean matrix state? known: "),
+        (["list", "--op", "hgrn"], "error: unknown op 'hgrn'; did you mean hgrn2? known: gated_linear_attention, "),
+        (["list", "--can", "casual"], "error: unknown capability 'casual'; did you mean causal? known: "),
         (["ablate", "--mixers", "gal"], "error: unknown mixer 'gal'; did you mean gla?"),
         (
             ["ablate", "--tasks", "mqra"],

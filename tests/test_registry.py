@@ -130,6 +130,35 @@ def test_a_spec_names_ops_that_exist(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", list_mixers())
+def test_filters_find_a_mixer_by_its_spec(name: str) -> None:
+    spec = mixer_info(name)
+    for op in spec.ops or (None,):
+        assert name in list_mixers(spec.family, op, spec.capabilities)
+    assert all(mixer_info(other).family == spec.family for other in list_mixers(family=spec.family))
+    assert all(spec.capabilities <= mixer_info(other).capabilities for other in list_mixers(can=spec.capabilities))
+
+
+def test_all_filters_must_hold() -> None:
+    assert list_mixers("attention", "hgrn2") == []
+    assert "hgrn1" in list_mixers(can=["depth_shared"])
+    assert "hgrn1" not in list_mixers(can=["depth_shared", "flip_equivariant"])
+    assert list_mixers(can=()) == list_mixers()
+
+
+@pytest.mark.parametrize(
+    ("filters", "message"),
+    [
+        ({"family": "matrix"}, "unknown family 'matrix'; did you mean matrix state? known: attention, "),
+        ({"op": "gated-scan"}, "unknown op 'gated-scan'; did you mean gated_scan? known: gated_linear_attention, "),
+        ({"can": ["causal", "fly"]}, "unknown capability 'fly'; known: bidirectional, causal, "),
+    ],
+)
+def test_a_filter_that_no_mixer_fits_is_named(filters: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        list_mixers(**filters)
+
+
+@pytest.mark.parametrize("name", list_mixers())
 def test_dim_is_1024_by_default(name: str) -> None:
     with torch.device("meta"):
         assert build_mixer(name).config["dim"] == 1024
@@ -179,6 +208,12 @@ def test_a_registry_without_a_near_name_lists_what_it_has() -> None:
     registry = Registry("thing", {"one": "a:b"}, "mixerzoo.nothing")
     with pytest.raises(ValueError, match=r"^unknown thing 'xyz'; known: one$"):
         registry.get("xyz")
+
+
+def test_names_of_one_class_are_listed_together() -> None:
+    targets = {"mods/b": "m:B", "a": "m:A", "b": "m:B", "c": Registry}
+    registry = Registry("thing", targets, "mixerzoo.nothing")
+    assert registry.synonyms() == [["a"], ["b", "mods/b"], ["c"]]
 
 
 @pytest.mark.parametrize(

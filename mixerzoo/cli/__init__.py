@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,32 +31,54 @@ app.add_typer(data_app, name="data")
 
 
 @app.command("list")
-def list_command() -> None:
-    """List every mixer, task and study."""
+def list_command(
+    family: Annotated[str | None, typer.Option(help="Only mixers of this family, 'matrix state' for one.")] = None,
+    op: Annotated[str | None, typer.Option(help="Only mixers that run on this op, hgrn2 for one.")] = None,
+    can: Annotated[list[str], typer.Option(help="Only mixers that promise this, causal for one. Repeatable.")] = [],  # noqa: B006 (typer's way to say: none given)
+) -> None:
+    """List every mixer, task and study; with filters, the mixers for which all of them hold."""
     from mixerzoo import list_mixers, mixer_info
     from mixerzoo.ablation.question.studies import list_studies
-    from mixerzoo.tasks import list_tasks
+    from mixerzoo.tasks.base import TASKS
 
-    for name in list_mixers():
-        spec = mixer_info(name)
-        typer.echo(f"{name:<12} {spec.paper:<18} {spec.equation}")
-    typer.echo(f"tasks: {', '.join(list_tasks())}")
+    with mistakes():
+        names = list_mixers(family, op, can)
+    rows = [(name, spec.family, spec.paper, spec.equation) for name in names for spec in [mixer_info(name)]]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
+    for *cells, equation in rows:
+        typer.echo("  ".join([*(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)), equation]))
+    if family or op or can:
+        return
+    tasks = (f"{name} ({', '.join(others)})" if others else name for name, *others in TASKS.synonyms())
+    typer.echo(f"tasks: {', '.join(tasks)}")
     typer.echo(f"studies: {', '.join(list_studies())}")
 
 
 @app.command()
 def show(mixer: str) -> None:
-    """Print what is known about a mixer: paper, equation, state, cost, capabilities."""
+    """Print what is known about a mixer: family, equation, formulas of state and cost, promises and limits."""
     from dataclasses import fields
 
-    from mixerzoo import mixer_info
+    import torch
+
+    from mixerzoo import build_mixer, mixer_info
 
     with mistakes():
         spec = mixer_info(mixer)
-    for field in fields(spec):
-        value = getattr(spec, field.name)
-        text = ", ".join(sorted(value)) if isinstance(value, (tuple, frozenset)) else str(value)
-        typer.echo(f"{field.name:<13} {text}")
+    with torch.device("meta"):
+        built = build_mixer(mixer)
+    facts = {field.name: _in_words(getattr(spec, field.name)) for field in fields(spec)}
+    defaults = _in_words({"D": built.dim, **built.letters()})
+    facts["letters"] = f"T tokens, params weights of linear maps and windows; with the defaults {defaults}"
+    for name, text in facts.items():
+        typer.echo(f"{name:<17}  {text or 'none'}")
+
+
+def _in_words(value: Any) -> str:
+    """Returns `a, b` for several, `x=1, y=2` for a mapping, and other values as text."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}={one}" for name, one in value.items())
+    return ", ".join(sorted(value)) if isinstance(value, (tuple, frozenset)) else str(value)
 
 
 app.command("ablate")(ablate)

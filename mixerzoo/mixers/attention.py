@@ -121,7 +121,7 @@ class Attention(Mixer):
         return (FixedKVCache if slots else KVCache)(keys, values, like.new_zeros(batch_size, dtype=torch.int64))
 
     def letters(self) -> dict[str, float]:
-        """W window, G heads of k and v, K width of a head."""
+        """W is the window, G the heads of k and v, K the width of a head; both: bidirectional."""
         window = math.inf if self.window is None else self.window
         return {"W": window, "G": self.num_kv_heads, "K": self.K, "both": self.bidirectional}
 

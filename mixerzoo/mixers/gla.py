@@ -118,7 +118,7 @@ class GLA(LinearMixer):
         return self.num_kv_heads, self.K, self.V
 
     def letters(self) -> dict[str, float]:
-        """H heads of q, G of k and v."""
+        """H are the heads of q, G those of k and v."""
         return {"H": self.num_heads, "G": self.num_kv_heads, "K": self.K, "V": self.V}
 
     @classmethod

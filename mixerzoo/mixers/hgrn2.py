@@ -119,6 +119,7 @@ class HGRN2(LinearMixer):
         return self.dim // self.expand, self.expand, self.expand
 
     def letters(self) -> dict[str, float]:
+        """e is `expand`."""
         return {"e": self.expand}
 
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from .pattern import MixerConfig, config_of
@@ -48,9 +49,36 @@ def build_mixer(mixer: MixerConfig, **config: Any) -> Mixer:
     return module
 
 
-def list_mixers() -> list[str]:
-    """Returns the names that `build_mixer` takes, third-party plug-ins included."""
-    return MIXERS.names()
+def list_mixers(family: str | None = None, op: str | None = None, can: Collection[str] = ()) -> list[str]:
+    """Returns the names that `build_mixer` takes, third-party plug-ins included.
+
+    A filter imports the mixers; without one nothing is imported.
+
+    Args:
+        family: only those of this family, "matrix state" for instance.
+        op: only those that run on this op.
+        can: only those that promise all of these capabilities.
+
+    Raises ValueError for a value that no mixer has; the error lists the nearest ones and all that there are.
+    """
+    names = MIXERS.names()
+    if family is None and op is None and not can:
+        return names
+    wanted = {
+        "family": set() if family is None else {family},
+        "op": set() if op is None else {op},
+        "capability": set(can),
+    }
+    specs = {name: mixer_info(name) for name in names}
+    has = {
+        name: {"family": {spec.family}, "op": set(spec.ops), "capability": set(spec.capabilities)}
+        for name, spec in specs.items()
+    }
+    for kind, values in wanted.items():
+        known = set[str]().union(*(one[kind] for one in has.values()))
+        if missing := values - known:
+            raise ValueError(unknown(kind, min(missing), known))
+    return [name for name in names if all(values <= has[name][kind] for kind, values in wanted.items())]
 
 
 def mixer_keywords(name: str) -> list[str]:

@@ -59,6 +59,13 @@ class Registry:
         """Returns every name that stands for a class."""
         return sorted(name for name, target in self._all().items() if _reference(target) == _reference(cls))
 
+    def synonyms(self) -> list[list[str]]:
+        """Returns the names of every class in one list, the shortest name first; nothing is imported."""
+        names: dict[str, list[str]] = {}
+        for name, target in self._all().items():
+            names.setdefault(_reference(target), []).append(name)
+        return sorted(sorted(same, key=lambda name: (len(name), name)) for same in names.values())
+
     def get(self, name: str) -> Any:
         """Returns the class that `name` stands for. Raises ValueError with the nearest names and the whole list."""
         targets = self._targets if name in self._targets else self._all()  # looking plug-ins up takes its time
