@@ -132,6 +132,53 @@ def test_it_is_an_image_model(site: Path, name: str) -> None:
     run(site, "-c", IMAGE_MODELS, name)
 
 
+DEPTH = """
+import torch
+from mixerzoo.blocks.stack import Stack
+
+torch.manual_seed(0)
+stack = Stack(16, 4, ["hgrn1", "shifted", "hgrn1", "shifted"]).double()
+places = [(block.mixer.layer, block.mixer.depth) for block in stack.blocks]
+assert places == [(0, 4), (1, 4), (2, 4), (3, 4)]
+starts = [float(block.mixer.of_v.mean()) for block in stack.blocks[1::2]]
+assert torch.allclose(torch.tensor(starts), torch.tensor([2 / 5, 4 / 5]))
+seen = []
+for block in stack.blocks:
+    block.mixer.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs["shared"]), with_kwargs=True)
+x = torch.randn(2, 9, 16, dtype=torch.float64)
+y = stack(x)
+assert [sorted(shared) for shared in seen] == [["lower_bound"], ["first_value"]] * 2
+assert seen[1]["first_value"] is seen[3]["first_value"]
+
+first = stack.blocks[1]
+with torch.no_grad():
+    first.mixer.v_proj.weight.mul_(2)
+assert not torch.allclose(stack(x), y)
+with torch.no_grad():
+    first.mixer.v_proj.weight.div_(2)
+
+head, state = stack.prefill(x[:, :5])
+outputs = [head]
+for x_t in x[:, 5:].unbind(1):
+    y_t, state = stack.step(x_t, state)
+    outputs.append(y_t[:, None])
+torch.testing.assert_close(torch.cat(outputs, 1), y)
+
+mask = torch.ones(2, 12, dtype=torch.bool)
+mask[0, :3], mask[1, 4:7] = False, False
+padded = torch.full((2, 12, 16), 7.0, dtype=torch.float64)
+padded[mask] = x.flatten(0, 1)
+torch.testing.assert_close(stack(padded, mask=mask)[mask], y.flatten(0, 1))
+packed = stack(x.reshape(1, 18, 16), cu_seqlens=torch.tensor([0, 9, 18]))
+torch.testing.assert_close(packed.view(2, 9, 16), y)
+"""
+
+
+def test_several_kinds_of_sharing_stand_side_by_side(site: Path) -> None:
+    """Lower bounds and the first value reach their own layers, in whole, split, padded and packed sequences."""
+    run(site, "-c", DEPTH)
+
+
 def test_all_of_them_are_values_of_a_grid(site: Path, tmp_path: Path) -> None:
     """One that looks both ways has no place in a causal task, and is left out with the reason."""
     runs = tmp_path / "runs"

@@ -39,7 +39,7 @@ class Attention(Mixer):
         family="attention",
         ops=("softmax_attention",),
         state="2*min(T, W)*G*K",
-        flops="2*T*params + 4*D*((2 if both else 1)*min(T, W)*(2*T - min(T, W) + 1)//2 - (T if both else 0))",
+        flops="2*T*params + 4*D*(b*min(T, W)*(2*T - min(T, W) + 1)//2 - (b - 1)*T)",
         capabilities=frozenset({"causal", "bidirectional"}),
         without_positions={"rotary": False},
     )
@@ -121,9 +121,9 @@ class Attention(Mixer):
         return (FixedKVCache if slots else KVCache)(keys, values, like.new_zeros(batch_size, dtype=torch.int64))
 
     def letters(self) -> dict[str, float]:
-        """W is the window, G the heads of k and v, K the width of a head; both: bidirectional."""
+        """W is the window, G the heads of k and v, K the width of a head; b is 2 in both directions, else 1."""
         window = math.inf if self.window is None else self.window
-        return {"W": window, "G": self.num_kv_heads, "K": self.K, "both": self.bidirectional}
+        return {"W": window, "G": self.num_kv_heads, "K": self.K, "b": 1 + self.bidirectional}
 
     @classmethod
     def fitted(cls, dim: int, head: int) -> dict[str, Any]:
