@@ -116,7 +116,7 @@ def test_a_width_or_depth_too_far_from_the_target_is_no_match(solve):
 
 
 def test_a_vector_state_is_not_matched_to_a_cache():
-    """Of the widest model allowed, four layers of one number a channel are a quarter of 1 MiB."""
+    """Four layers of the widest model allowed, of one number a channel, are a quarter of 1 MiB."""
     with pytest.raises(ValueError, match=r"the nearest width, 16384, gives 262,144 \(-75%, at most 20%\)"):
         planned(mixers=["hgrn1"], tasks=["lm"], match="state:1048576", set={"model.depth": 4, "mixer.complex": False})
 
