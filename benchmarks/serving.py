@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from mixerzoo import list_mixers, mixer_info
 from mixerzoo.tasks.files import to_json, write_atomically
@@ -186,7 +187,7 @@ def timed(run: Callable[[], Any], device: str) -> tuple[Any, float]:
 
 def cache_bytes(cache: Any) -> int:
     """Returns the bytes of all layers' states, without their positions, 8 bytes a layer."""
-    tensors = (tensor for layer in cache.layers for tensor in layer.state)
+    tensors = (tensor for layer in cache.layers for tensor in tree_leaves(layer.state))
     return sum(tensor.nbytes for tensor in tensors if tensor.is_floating_point() or tensor.is_complex())
 
 
