@@ -18,8 +18,8 @@ from mixerzoo.kernels import flash_linear_attention
 from mixerzoo.kernels.dispatch import Backend
 from mixerzoo.kernels.gated_linear_attention import gated_linear_attention
 from mixerzoo.kernels.gated_scan import gated_scan
-from mixerzoo.kernels.sampling import DOCUMENTS
 from mixerzoo.kernels.hgrn2 import hgrn2
+from mixerzoo.kernels.sampling import DOCUMENTS
 
 from .tolerances import assert_close
 
