@@ -22,7 +22,6 @@ HEAVY = ("triton", "timm", "transformers", "matplotlib", "ray", "accelerate", "t
 MODULES = sorted(PACKAGE.rglob("*.py"))
 WINGS = ("question", "running", "reading")  # of mixerzoo/ablation: each may import those before it
 MOST_FILES = 15
-TWINS_LEFT = ("exported.py",)  # kernels/ and kernels/gated_scan/
 
 
 def relative(path: Path) -> str:
@@ -92,7 +91,7 @@ def test_files_of_one_name_play_one_part() -> None:
     """Two files share a name only in folders side by side, such as two ops or two families of tasks."""
     houses = defaultdict(set)
     for path in MODULES:
-        if path.name not in ("__init__.py", *TWINS_LEFT):
+        if path.name != "__init__.py":
             houses[path.name].add(path.parent.parent)
     twins = {name: sorted(map(relative, found)) for name, found in houses.items() if len(found) > 1}
     assert not twins, f"they mean different things: {twins}; remedy: a name that says which"

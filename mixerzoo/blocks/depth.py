@@ -1,4 +1,4 @@
-"""What travels over depth: HGRN's lower bounds, a value of the first layer, a layer's place. The one walk over layers.
+"""Layers share things over depth: HGRN's lower bounds, a value of the first layer, a layer's place.
 
 A mixer declares the kinds that it shares in `depth_shared`. A model owns one module for each kind that its mixers
 declare (`share_over_depth`), and every pass over its layers asks for each layer's values (`DepthWalk`).
@@ -25,7 +25,7 @@ def share_over_depth(
     dim: int,
     depth: int,
     first: int = 0,
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any],
 ) -> None:
     """Gives a model the modules of all kinds that its mixers share, and every mixer its place among `depth` layers.
 
@@ -34,22 +34,18 @@ def share_over_depth(
     Args:
         dim: width of the layers.
         depth: layers of the whole model; first: of them those that stand ahead of these mixers.
-        options: by the kinds' attributes, what their constructors take after depth and dim; None leaves a kind out:
-            {"lower_bounds": "skip_first"}.
+        options: the model's own of a kind, by its attribute: what its constructor takes after depth and dim, None
+            for no such kind. {"lower_bounds": "skip_first"}.
     """
-    options = {"lower_bounds": None} | dict(options or {})
     mixers = list(mixers)
     for layer, mixer in enumerate(mixers, start=first):
         mixer.place(layer, depth)
     declared = {kind.attribute: kind for mixer in mixers for kind in mixer.depth_shared}
-    for attribute in options.keys() | declared.keys():
-        kind, given = declared.get(attribute), options.get(attribute, ())
-        if kind is None or given is None:
-            setattr(model, attribute, None)
-        else:
-            setattr(model, attribute, kind(depth, dim, *((given,) if given != () else ())))
-    kinds = tuple(sorted(attribute for attribute in declared if getattr(model, attribute) is not None))
-    setattr(model, KINDS, kinds)
+    for attribute in sorted({*options, *declared}):
+        kind, chosen = declared.get(attribute), [options[attribute]] if attribute in options else []
+        left_out = kind is None or chosen == [None]
+        setattr(model, attribute, None if left_out else declared[attribute](depth, dim, *chosen))
+    setattr(model, KINDS, tuple(attribute for attribute in sorted(declared) if getattr(model, attribute) is not None))
 
 
 class DepthWalk:

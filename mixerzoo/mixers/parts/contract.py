@@ -163,13 +163,9 @@ class Mixer(nn.Module):
         self._check_input(x, mask)
         if cu_seqlens is not None:
             return self.first_value(x, Layout(x.shape[1], x.device, cu_seqlens=cu_seqlens), None)
-        layout = Layout(x.shape[1], x.device, None if state is None else state.position)
-        if mask is None:
-            return self.first_value(x, layout, state)
-        order = mask.logical_not().argsort(dim=1, stable=True)
-        valid = mask.gather(1, order)
-        x = _taken(x, order).masked_fill(~valid[..., None], 0)
-        return _put_back(self.first_value(x, layout._replace(valid=valid), state), order)
+        x, layout, order = _tokens_first(x, mask, state)
+        value = self.first_value(x, layout, state)
+        return value if order is None else _put_back(value, order)
 
     def init_state(self, batch_size: int, *, max_length: int | None = None) -> Any:
         """Returns the state before the first token. `max_length` preallocates what grows with the sequence."""
@@ -245,18 +241,14 @@ class Mixer(nn.Module):
         return self.run(x, layout, None, shared)[0]
 
     def _run_padded(self, x: Tensor, mask: Tensor | None, state: Any, shared: Shared) -> tuple[Tensor, Any]:
-        """Moves the tokens of every row to the left, so that a mixer only ever sees padding on the right."""
-        layout = Layout(x.shape[1], x.device, None if state is None else state.position)
-        if mask is None:
+        x, layout, order = _tokens_first(x, mask, state)
+        if order is None:
             return self.run(x, layout, state, shared)
         self._check_can("padding")
-        order = mask.logical_not().argsort(dim=1, stable=True)
-        valid = mask.gather(1, order)
         in_time = self.shared_in_time
         shared = {name: _taken(value, order) if name in in_time else value for name, value in shared.items()}
-        x = _taken(x, order).masked_fill(~valid[..., None], 0)
-        y, state = self.run(x, layout._replace(valid=valid), state, shared)
-        return _put_back(y.masked_fill(~valid[..., None], 0), order), state
+        y, state = self.run(x, layout, state, shared)
+        return _put_back(_without_padding(y, layout), order), state
 
     def _check_input(self, x: Tensor, mask: Tensor | None) -> None:
         if x.ndim != 3 or x.shape[-1] != self.dim or 0 in x.shape:
@@ -278,11 +270,28 @@ class Mixer(nn.Module):
             raise ValueError(f"{method} needs a causal mixer, this one has bidirectional=True; remedy: {remedy}")
 
 
+def _tokens_first(x: Tensor, mask: Tensor | None, state: Any) -> tuple[Tensor, Layout, Tensor | None]:
+    """Moves the tokens of every row to the left, so that a mixer only ever sees padding, zeros, on the right.
+
+    Returns x, its layout and, where there is a mask, the order in which x was taken."""
+    layout = Layout(x.shape[1], x.device, None if state is None else state.position)
+    if mask is None:
+        return x, layout, None
+    order = mask.logical_not().argsort(dim=1, stable=True)
+    layout = layout._replace(valid=mask.gather(1, order))
+    return _without_padding(_taken(x, order), layout), layout, order
+
+
+def _without_padding(x: Tensor, layout: Layout) -> Tensor:
+    assert layout.valid is not None
+    return x.masked_fill(~layout.valid[..., None], 0)
+
+
 def _taken(x: Tensor, order: Tensor) -> Tensor:
-    """x[b, order[b, t]]: [B,T,...] -> [B,T,...]."""
+    """Returns x[b, order[b, t]]: [B,T,...] -> [B,T,...]."""
     return x.gather(1, order.view(*order.shape, *[1] * (x.ndim - 2)).expand_as(x))
 
 
 def _put_back(y: Tensor, order: Tensor) -> Tensor:
-    """The inverse of `_taken`."""
+    """Inverts `_taken`."""
     return torch.empty_like(y).scatter(1, order.view(*order.shape, *[1] * (y.ndim - 2)).expand_as(y), y)
