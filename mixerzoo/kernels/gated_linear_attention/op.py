@@ -38,8 +38,7 @@ def _on_triton(
 ) -> tuple[Tensor, Tensor]:
     from .triton_op import attend
 
-    kind = "head" if log_f.shape[-1] == 1 else "channel"
-    return attend(q, k, v, log_f, scale, kind, "none", walk)
+    return attend(q, v, walk, scale=scale, k=k, log_f=log_f)
 
 
 def why_not_wide(q: Tensor, k: Tensor, v: Tensor) -> str | None:

@@ -48,7 +48,7 @@ def _on_triton(
     gamma = gamma.to(torch.promote_types(gamma.dtype, torch.float32))
     if gamma.shape != q.shape[2:]:
         gamma = gamma.expand(q.shape[2:])
-    return attend(q, x, v, gamma, scale, "logits", q_activation, walk)
+    return attend(q, v, walk, scale=scale, logits=x, lower_bound=gamma, activation=q_activation)
 
 
 BACKENDS = (
