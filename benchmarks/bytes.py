@@ -31,7 +31,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mixerzoo.kernels.check.bytes import Moved, Passes, differentiated, measure
-from mixerzoo.kernels.gated_linear_attention.triton_examples import MANY, passes
+from mixerzoo.kernels.gated_linear_attention.triton_examples import passes
+from mixerzoo.kernels.gated_linear_attention.triton_plan import Call
 from mixerzoo.tasks.provenance import installed_version, provenance
 
 TARGET = 6000.0  # bytes per token and head, forward and backward, K = V = 128
@@ -50,11 +51,13 @@ Op = Callable[[list[Tensor], int], Passes]  # inputs, tokens times heads
 
 
 def our_hgrn2(inputs: list[Tensor], token_heads: int) -> Passes:
-    return passes(*inputs, "logits", "silu", heads=MANY)  # for whom the one head counted stands
+    q, logits, v, lower_bound = inputs
+    return passes(Call(q, v, logits=logits, lower_bound=lower_bound, activation="silu"))
 
 
 def our_gla(inputs: list[Tensor], token_heads: int) -> Passes:
-    return passes(*inputs, "channel", heads=MANY)
+    q, k, v, log_f = inputs
+    return passes(Call(q, v, k, log_f))
 
 
 def peer(function: Callable[..., Tensor]) -> Op:
@@ -75,8 +78,8 @@ def peer_gla(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor) -> Tensor:
 
 # (op, whose, function, its inputs)
 CONTENDERS: tuple[tuple[str, str, Op, tuple[str, ...]], ...] = (
-    ("hgrn2", "mixerzoo", our_hgrn2, ("q", "x", "v", "lower_bound")),
-    ("hgrn2", "flash-linear-attention", peer(peer_hgrn2), ("q", "x", "v", "lower_bound")),
+    ("hgrn2", "mixerzoo", our_hgrn2, ("q", "logits", "v", "lower_bound")),
+    ("hgrn2", "flash-linear-attention", peer(peer_hgrn2), ("q", "logits", "v", "lower_bound")),
     ("gated_linear_attention", "mixerzoo", our_gla, ("q", "k", "v", "log_f")),
     ("gated_linear_attention", "flash-linear-attention", peer(peer_gla), ("q", "k", "v", "log_f")),
 )

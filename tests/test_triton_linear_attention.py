@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -14,6 +13,8 @@ from torch import Tensor
 from mixerzoo import build_mixer, use_backend
 from mixerzoo.kernels.gated_linear_attention import cases as gla_cases
 from mixerzoo.kernels.gated_linear_attention import gated_linear_attention, schedule, triton_backward, tuning
+from mixerzoo.kernels.gated_linear_attention.triton_op import backward, forward
+from mixerzoo.kernels.gated_linear_attention.triton_plan import Call
 from mixerzoo.kernels.gated_scan.cases import DOCUMENTS
 from mixerzoo.kernels.hgrn2 import cases, hgrn2
 
@@ -25,40 +26,57 @@ pytestmark = pytest.mark.usefixtures("poisoned_empty")
 SMALL: dict[str, Any] = {"B": 1, "H": 1, "K": 3, "V": 2}
 
 
+def call_of(inputs: dict[str, Any]) -> Call:
+    """The call that an op's inputs are planned as, scale and activation apart."""
+    q, source, v, gate = list(inputs.values())[:4]
+    keys = {"k": source, "log_f": gate} if "log_f" in inputs else {"logits": source, "lower_bound": gate}
+    options = {name: inputs[name] for name in ("cu_seqlens", "direction") if name in inputs}
+    return Call(q, v, **keys, **options)
+
+
+def check_planned(op: str, inputs: dict[str, Any], **changes: Any) -> None:
+    """Both passes of a schedule that is not the table's, against the token loop."""
+    inputs = inputs | {"scale": 1.0}
+    call, state = call_of(inputs), inputs.get("initial_state")
+    call = call.scheduled(replace(call.variant.schedule, **changes))
+    y, final_state, block_states = forward(call, state, save=True)
+    cotangents = torch.randn_like(y), torch.randn_like(final_state)
+    gradients = backward(call, block_states, *cotangents)
+
+    leaves = {name: x.detach().clone().requires_grad_() for name, x in differentiable(inputs).items()}
+    expected = OPS[op](**inputs | leaves, backend="reference")
+    assert_close((y, final_state), expected)
+    assert_close(gradients[: len(leaves)], torch.autograd.grad(expected, list(leaves.values()), cotangents))
+
+
+OPS = {"hgrn2": hgrn2, "gated_linear_attention": gated_linear_attention}
+
+
 def on_triton(inputs: dict[str, Any]) -> dict[str, Any]:
     return inputs | {"backend": "triton"}
 
 
 @pytest.mark.parametrize("direction", ["causal", "reverse", "both"])
 @pytest.mark.parametrize("cu_seqlens", [None, DOCUMENTS], ids=["rows", "packed"])
-def test_segments_change_nothing(monkeypatch: pytest.MonkeyPatch, direction: str, cu_seqlens: tuple | None) -> None:
-    monkeypatch.setattr(schedule, "SHORT", 64)
-    monkeypatch.setattr(schedule, "BUSY", 10**9)
+def test_segments_change_nothing(direction: str, cu_seqlens: tuple | None) -> None:
     inputs = cases.make_inputs(**SMALL | {"T": 150}, direction=direction, cu_seqlens=cu_seqlens)
-    expected = outputs_and_gradients("hgrn2", inputs | {"backend": "reference"})
-    assert_close(outputs_and_gradients("hgrn2", on_triton(inputs)), expected)
+    check_planned("hgrn2", inputs, segment=64)
 
 
 @pytest.fixture
-def as_on_the_matrix_unit(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Uses schedules of bf16 in any dtype.
-
-    Yields how many blocks were left to the decay tree, in a list of one number.
-    """
-    given, tree, blocks = schedule._schedule, triton_backward.tree_backward, [0]
+def blocks_left_to_the_tree(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """Gets an entry for every block that is done again by the decay tree."""
+    tree, blocks = triton_backward.tree_backward, []
 
     def count(*arguments: Any) -> None:
-        blocks[0] += 1
+        blocks.append(None)
         tree(*arguments)
 
-    def planned(*arguments: Any) -> schedule.Schedule:
-        return replace(given(*arguments), chunk=32, factored=True)
-
-    monkeypatch.setattr(schedule, "_schedule", planned)
     monkeypatch.setattr(triton_backward, "tree_backward", count)
-    yield blocks
+    return blocks
 
 
+ON_THE_MATRIX_UNIT: dict[str, Any] = {"chunk": 32, "factored": True}  # as bf16 is scheduled
 IN_ONE_PIECE = {
     "hgrn2": (
         "T=130",
@@ -75,10 +93,8 @@ IN_ONE_PIECE = {
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # what is done again by the tree may have overflowed before
 @pytest.mark.parametrize(("op", "case"), [(op, case) for op, cases in IN_ONE_PIECE.items() for case in cases])
-def test_blocks_are_differentiated_in_one_piece(op: str, case: str, as_on_the_matrix_unit: list[int]) -> None:
-    inputs = inputs_of(op, case)
-    expected = outputs_and_gradients(op, inputs | {"backend": "reference"})
-    assert_close(outputs_and_gradients(op, on_triton(inputs)), expected)
+def test_blocks_are_differentiated_in_one_piece(op: str, case: str) -> None:
+    check_planned(op, inputs_of(op, case), **ON_THE_MATRIX_UNIT)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -93,25 +109,21 @@ def test_blocks_are_differentiated_in_one_piece(op: str, case: str, as_on_the_ma
     ],
     ids=str,
 )
-def test_what_is_left_to_the_decay_tree(arguments: Any, blocks: int, as_on_the_matrix_unit: list[int]) -> None:
+def test_what_is_left_to_the_decay_tree(arguments: Any, blocks: int, blocks_left_to_the_tree: list[None]) -> None:
     """The tree gets blocks whose gates sum to less than -SPAN, 32 in fp64, or with a gate below 2^-12."""
     inputs = cases.make_inputs(**SMALL | {"T": 64} | arguments)
-    outputs_and_gradients("hgrn2", on_triton(inputs))
-    assert as_on_the_matrix_unit == [blocks]
+    check_planned("hgrn2", inputs, **ON_THE_MATRIX_UNIT)
+    assert len(blocks_left_to_the_tree) == blocks
 
 
 @pytest.mark.parametrize(("T", "H", "launches"), [(196, 1, (1, 2)), (4096, 96, (1, 2)), (4096, 1, (2, 2))])
 def test_launches(T: int, H: int, launches: tuple[int, int]) -> None:
     """Forward has one if a row is short or heads are many, else two; backward has two, and a sum of dgamma's parts."""
-    from mixerzoo.kernels.gated_linear_attention.triton_op import _outputs
-    from mixerzoo.kernels.gated_linear_attention.triton_plan import plan_call
-
     x = torch.empty(1, T, H, 64, device="meta")
-    call = plan_call(x, x, x, torch.empty(H, 64, device="meta"), None, 1.0, "logits", "silu", "causal")
-    _, state, states = _outputs(x, x, x, None, "causal", save=True)
-    forward = call.forward(x, states, state, None)
-    backward = call.backward(x, states, None, state, {"dq": x, "dkey": x, "dv": x, "dgate": x})
-    assert (len(forward), len(backward)) == launches
+    call = Call(x, x, logits=x, lower_bound=torch.empty(H, 64, device="meta"), activation="silu")
+    y, state, states = call.outputs(save=True)
+    ahead, back = call.forward(y, states, state, None), call.backward(y, states, None, call.gradients())
+    assert (len(ahead), len(back)) == launches
 
 
 @pytest.mark.parametrize("arguments", [{}, {"cu_seqlens": (0, 0, 1, 5)}, {"direction": "both"}], ids=str)
@@ -149,9 +161,10 @@ def test_strides_change_nothing() -> None:
 def test_torch_accepts_the_custom_ops() -> None:
     from mixerzoo.kernels.gated_linear_attention.triton_op import linear_attention
 
-    inputs = cases.make_inputs(**SMALL | {"T": 20}, dtype=torch.float32)
-    tensors = [inputs[name].requires_grad_() for name in ("q", "x", "v", "lower_bound", "initial_state")]
-    torch.library.opcheck(linear_attention, (*tensors, None, 1.0, "logits", "silu", "causal", True))
+    inputs = differentiable(cases.make_inputs(**SMALL | {"T": 20}, dtype=torch.float32))
+    q, logits, v, lower_bound, state = (x.requires_grad_() for x in inputs.values())
+    given = (q, v, None, None, logits, lower_bound, None, 1.0, "silu", "causal", state)
+    torch.library.opcheck(linear_attention, (*given, True))
 
 
 @pytest.mark.parametrize("direction", ["causal", "both"])
@@ -241,9 +254,8 @@ def test_a_token_is_decoded_in_place(op: Any, strided: bool) -> None:
 def test_decoding_in_place_is_one_launch_without_a_copy() -> None:
     from mixerzoo.kernels.gated_linear_attention.triton_op import decode_in_place
 
-    inputs = cases.make_inputs(T=1, dtype=torch.float32)
-    tensors = [inputs[name] for name in ("q", "x", "v", "lower_bound", "initial_state")]
-    torch.library.opcheck(decode_in_place, (*tensors, 1.0, "logits", "none"))
+    q, logits, v, lower_bound, state = differentiable(cases.make_inputs(T=1, dtype=torch.float32)).values()
+    torch.library.opcheck(decode_in_place, (q, v, None, None, logits, lower_bound, state, 1.0, "none"))
 
 
 @pytest.mark.parametrize(("direction", "best"), [("causal", 1), ("both", 5)])

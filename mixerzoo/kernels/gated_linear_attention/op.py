@@ -24,11 +24,9 @@ def _in_full_precision(form: Form) -> Run:
 def _on_triton(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, scale: float, walk: Walk) -> tuple[Tensor, Tensor]:
     from .triton_op import attend
 
-    kind = "head" if log_f.shape[-1] == 1 else "channel"
-
     def run(x: tuple[Tensor, ...], walk: Walk) -> tuple[Tensor, Tensor]:
         q, k, v, log_f = x
-        return attend(q, k, v, log_f, scale, kind, "none", walk)
+        return attend(q, v, walk, scale=scale, k=k, log_f=log_f)
 
     return with_equal_heads(run, (q, k, v, log_f), walk)
 

@@ -16,7 +16,7 @@ The sums cancel but for rounding, and q^, k^ in E are the rounded ones that made
 `df_t = (d log f_t) / f_t` magnifies it nevertheless: a block with a gate below 2^FLOOR (of logits; where log gates are
 given, nobody divides), or whose gates sum to less than -SPAN in some channel, is done again by `triton_backward_tree`.
 
-For logits: `dx = (df - dk) (1-gamma) sigmoid(x) sigmoid(-x)`, `dgamma = sum_t (df - dk) sigmoid(-x)`.
+For logits x and a lower bound b: `dx = (df - dk) (1-b) sigmoid(x) sigmoid(-x)`, `db = sum_t (df - dk) sigmoid(-x)`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .triton_chunk import (
     find_segment,
     hold,
     keys_and_gates,
-    load_gamma,
+    load_lower_bound,
     load_state,
     load_tile,
     logits_gradient,
@@ -50,14 +50,18 @@ from .triton_chunk import (
 @triton.jit(do_not_specialize=["T", "sequences"])
 def backward_kernel(
     q,
-    key,
+    k,
+    logits,
     v,
-    gate,
+    log_f,
+    lower_bound,
     dy,
     dq,
-    dkey,
+    dk,
+    dlogits,
     dv,
-    dgate,
+    dlog_f,
+    dlower_bound,
     block_states,
     block_gradients,
     cu_seqlens,
@@ -77,7 +81,7 @@ def backward_kernel(
     SPAN: tl.constexpr,
     FLOOR: tl.constexpr,
     FORGET: tl.constexpr,
-    GATE: tl.constexpr,
+    KIND: tl.constexpr,
     ACTIVATION: tl.constexpr,
     FIRST_WAY: tl.constexpr,
     LAST_WAY: tl.constexpr,
@@ -86,25 +90,27 @@ def backward_kernel(
     ACC: tl.constexpr,
 ):
     """Grid (blocks of C tokens of all sequences, H). `block_states` and `block_gradients` [ways,blocks,H,K,V] are S
-    ahead of every block and dS behind it, in walking order. dgate of logits is dgamma [blocks,H,K]. `k_end` and `v_end`
+    ahead of every block and dS behind it, in walking order. `dlower_bound` is [blocks,H,K]. `k_end` and `v_end`
     are K and V up to whole tiles: known when compiled, they would unroll loops, which takes registers. FORGET: the
     tree keeps nothing in registers that was formed before it.
 
     Tiles are [K or V, C], time across, as in the forward kernel.
     """
-    GATE_STRIDE: tl.constexpr = H if GATE == "head" else H * K
+    F_STRIDE: tl.constexpr = H if KIND == "head" else H * K
     SEVERAL: tl.constexpr = LAST_WAY - FIRST_WAY > 1
     slot, head, slots = tl.program_id(0), tl.program_id(1), tl.num_programs(0)
     sequence, block = find_segment(cu_seqlens, slot, sequences, T, C)
     row0, total = sequence_bounds(cu_seqlens, sequence, T)
     base, length = row0 + block * C, tl.minimum(total - block * C, C)
-    q, key, dq, dkey = q + head * K, key + head * K, dq + head * K, dkey + head * K
+    source = logits if KIND == "logits" else k
+    dsource = dlogits if KIND == "logits" else dk
+    q, source, dq, dsource = q + head * K, source + head * K, dq + head * K, dsource + head * K
     v, dy, dv = v + head * V, dy + head * V, dv + head * V
-    if GATE == "logits":
-        dgate += (slot.to(tl.int64) * H + head) * K
+    if KIND == "logits":
+        dlower_bound += (slot.to(tl.int64) * H + head) * K
     else:
-        gate += head * (GATE_STRIDE // H)
-        dgate += head * (GATE_STRIDE // H)
+        log_f += head * (F_STRIDE // H)
+        dlog_f += head * (F_STRIDE // H)
 
     if FACTORED:
         t, s = tl.arange(0, C)[None, :], tl.arange(0, C)[:, None]
@@ -119,7 +125,7 @@ def backward_kernel(
                     prefetch(state, 0, k_near, V, 0, V, V, FAST_MATH)
                     prefetch(dstate, 0, k_near, V, 0, V, V, FAST_MATH)
                 prefetch(q, base, near, H * K, k0, K, BK, FAST_MATH)
-                prefetch(key, base, near, H * K, k0, K, BK, FAST_MATH)
+                prefetch(source, base, near, H * K, k0, K, BK, FAST_MATH)
         deepest, smallest = tl.zeros((BK,), ACC), tl.zeros((BK, C), ACC)
         for way in range(FIRST_WAY, LAST_WAY):
             state = state_at(block_states, way - FIRST_WAY, slots, slot, head, H, K, V)
@@ -132,7 +138,7 @@ def backward_kernel(
                 v_tile = load_tile(v, base, row, H * V, v0 + v_row, v_here, ACC)
                 da += matmul(tl.trans(v_tile), hold(dy_tile, FAST_MATH), OPERAND, ACC)
             da = tl.where(s <= t, da, 0.0).to(OPERAND)
-            dgate_head = tl.zeros((1, C), ACC)
+            dlog_f_head = tl.zeros((1, C), ACC)
             for k0 in range(0, k_end, BK):
                 k_index = k0 + k_row
                 dq_tile, dk_tile, through = tl.zeros((BK, C), ACC), tl.zeros((BK, C), ACC), tl.zeros((BK,), ACC)
@@ -148,18 +154,18 @@ def backward_kernel(
                     dk_tile += matmul(ds_tile, hold(v_tile, FAST_MATH), OPERAND, ACC)
 
                 here = within(inside, k_index, K, BK)
-                gamma = load_gamma(gate, head, k_index, K, GATE, ACC)
+                bound = load_lower_bound(lower_bound, head, k_index, K, ACC)
                 q_tile = load_tile(q, base, row, H * K, k_index, here, q.dtype.element_ty)
-                key_tile = load_tile(key, base, row, H * K, k_index, here, ACC)
+                source_tile = load_tile(source, base, row, H * K, k_index, here, ACC)
                 q_tile = scale * activate(hold(q_tile, FAST_MATH).to(ACC), ACTIVATION, FAST_MATH)
-                k, g = keys_and_gates(
-                    key_tile, gate, gamma, base, row, k_index, here, GATE, GATE_STRIDE, FAST_MATH, ACC
+                k_tile, g = keys_and_gates(
+                    source_tile, log_f, bound, base, row, k_index, here, KIND, F_STRIDE, FAST_MATH, ACC
                 )
                 c = sum_gates(g, tl.where(s <= t, 0.5, -0.5), OPERAND, ACC)  # c - h
                 half = tl.sum(tl.where(t == C - 1, c, 0.0), 1)
                 deepest = tl.minimum(deepest, half)
                 ahead, back = tl.exp2(c), tl.exp2(-c)
-                q_hat, k_hat = (q_tile * ahead).to(OPERAND), (k * back).to(OPERAND)
+                q_hat, k_hat = (q_tile * ahead).to(OPERAND), (k_tile * back).to(OPERAND)
                 a += matmul(tl.trans(k_hat), q_hat, OPERAND, ACC)
                 dq_tile *= tl.exp2(half)[:, None]
                 dk_tile *= tl.exp2(half)[:, None]
@@ -167,34 +173,35 @@ def backward_kernel(
                 dq_tile += matmul(k_hat, da, OPERAND, ACC)
                 dk_tile += matmul(q_hat, tl.trans(da), OPERAND, ACC)
                 e = k_hat.to(ACC) * dk_tile - q_hat.to(ACC) * dq_tile
-                dlog_f = through[:, None] + sum_before(e, t, s, OPERAND, ACC)
+                dlog_f_tile = through[:, None] + sum_before(e, t, s, OPERAND, ACC)
                 dq_tile, dk_tile = scale * ahead * dq_tile, back * dk_tile
 
                 tl.debug_barrier()  # so that inputs are loaded again rather than kept in registers for all of the above
                 q_tile = load_tile(q, base, row, H * K, k_index, here, ACC)
                 dq_tile = activation_gradient(q_tile, dq_tile, ACTIVATION, FAST_MATH)
-                if GATE == "logits":
-                    key_tile = load_tile(key, base, row, H * K, k_index, here, ACC)
-                    dk_tile, parts = logits_gradient(key_tile, dlog_f, dk_tile, gamma, here, FAST_MATH)
-                    dgamma, column = tl.sum(parts, 1), k0 + tl.arange(0, BK)
+                if KIND == "logits":
+                    source_tile = load_tile(source, base, row, H * K, k_index, here, ACC)
+                    dk_tile, parts = logits_gradient(source_tile, dlog_f_tile, dk_tile, bound, here, FAST_MATH)
+                    dbound, column = tl.sum(parts, 1), k0 + tl.arange(0, BK)
                     if SEVERAL:
-                        dgamma += tl.load(dgate + column, mask=(column < K) & (0 * column + way > 0), other=0.0)
-                    tl.store(dgate + column, dgamma, mask=column < K)
-                elif GATE == "channel":
+                        dbound += tl.load(dlower_bound + column, mask=(column < K) & (0 * column + way > 0), other=0.0)
+                    tl.store(dlower_bound + column, dbound, mask=column < K)
+                elif KIND == "channel":
                     if SEVERAL:
-                        dlog_f += load_tile(dgate, base, row, GATE_STRIDE, k_index, here & (0 * row + way > 0), ACC)
-                    store_tile(dgate, dlog_f, base, row, GATE_STRIDE, k_index, here)
+                        stored = here & (0 * row + way > 0)
+                        dlog_f_tile += load_tile(dlog_f, base, row, F_STRIDE, k_index, stored, ACC)
+                    store_tile(dlog_f, dlog_f_tile, base, row, F_STRIDE, k_index, here)
                 else:
-                    dgate_head += tl.sum(tl.where(here, dlog_f, 0.0), 0)[None, :]
+                    dlog_f_head += tl.sum(tl.where(here, dlog_f_tile, 0.0), 0)[None, :]
                 if SEVERAL:
                     dq_tile += load_tile(dq, base, row, H * K, k_index, here & (0 * row + way > 0), ACC)
-                    dk_tile += load_tile(dkey, base, row, H * K, k_index, here & (0 * row + way > 0), ACC)
+                    dk_tile += load_tile(dsource, base, row, H * K, k_index, here & (0 * row + way > 0), ACC)
                 store_tile(dq, dq_tile, base, row, H * K, k_index, here)
-                store_tile(dkey, dk_tile, base, row, H * K, k_index, here)
-            if GATE == "head":
+                store_tile(dsource, dk_tile, base, row, H * K, k_index, here)
+            if KIND == "head":
                 if SEVERAL:
-                    dgate_head += load_tile(dgate, base, row, H, 0 * t, inside & (0 * row + way > 0), ACC)
-                store_tile(dgate, dgate_head, base, row, H, 0 * t, inside)
+                    dlog_f_head += load_tile(dlog_f, base, row, H, 0 * t, inside & (0 * row + way > 0), ACC)
+                store_tile(dlog_f, dlog_f_head, base, row, H, 0 * t, inside)
 
             # Wide tiles of V: for each of them all gates are formed again.
             a = tl.where(s <= t, a, 0.0).to(OPERAND)
@@ -206,22 +213,22 @@ def backward_kernel(
                 for k0 in range(0, k_end, BK):
                     k_index = k0 + k_row
                     here = within(inside, k_index, K, BK)
-                    gamma = load_gamma(gate, head, k_index, K, GATE, ACC)
+                    bound = load_lower_bound(lower_bound, head, k_index, K, ACC)
                     ds_tile = load_state(dstate, k_index, v0 + wide_across, K, V, BK, WIDE, OPERAND)
-                    key_tile = load_tile(key, base, row, H * K, k_index, here, ACC)
+                    source_tile = load_tile(source, base, row, H * K, k_index, here, ACC)
                     ds_tile = hold(ds_tile, FAST_MATH)
-                    k, g = keys_and_gates(
-                        key_tile, gate, gamma, base, row, k_index, here, GATE, GATE_STRIDE, FAST_MATH, ACC
+                    k_tile, g = keys_and_gates(
+                        source_tile, log_f, bound, base, row, k_index, here, KIND, F_STRIDE, FAST_MATH, ACC
                     )
-                    k *= tl.exp2(sum_gates(g, s > t, OPERAND, ACC))
+                    k_tile *= tl.exp2(sum_gates(g, s > t, OPERAND, ACC))
                     smallest = tl.minimum(smallest, g)
-                    dv_tile += matmul(tl.trans(ds_tile), k, OPERAND, ACC)
+                    dv_tile += matmul(tl.trans(ds_tile), k_tile, OPERAND, ACC)
                 if SEVERAL:
                     dv_tile += load_tile(dv, base, row, H * V, v0 + wide_row, v_here & (0 * row + way > 0), ACC)
                 store_tile(dv, dv_tile, base, row, H * V, v0 + wide_row, v_here)
         least = tl.min(deepest, 0)
         steep = least < -0.5 * SPAN
-        if GATE == "logits":
+        if KIND == "logits":
             steep = steep | (tl.min(tl.min(smallest, 1), 0) < FLOOR)
         zero = (least > 0.0).to(tl.int32) if FORGET else 0  # which the compiler doesn't know
         tl.debug_barrier()
@@ -229,6 +236,7 @@ def backward_kernel(
         steep, zero = True, 0
     if steep:
         tree_backward(
-            q, key, v, gate, dy, dq, dkey, dv, dgate, block_states, block_gradients, slot, slots, head, base, length,
-            zero, k_end, v_end, scale, H, K, V, WIDE, C, GATE, ACTIVATION, FIRST_WAY, LAST_WAY, FAST_MATH, OPERAND, ACC,
+            q, source, v, log_f, lower_bound, dy, dq, dsource, dv, dlog_f, dlower_bound, block_states, block_gradients,
+            slot, slots, head, base, length, zero, k_end, v_end, scale,
+            H, K, V, WIDE, C, KIND, ACTIVATION, FIRST_WAY, LAST_WAY, FAST_MATH, OPERAND, ACC,
         )  # fmt: skip

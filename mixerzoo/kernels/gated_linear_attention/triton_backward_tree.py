@@ -29,7 +29,7 @@ from .triton_chunk import (
     chunk_rows,
     gates_operand,
     keys_and_gates,
-    load_gamma,
+    load_lower_bound,
     load_state,
     load_tile,
     logits_gradient,
@@ -99,14 +99,16 @@ def spread(rows, blocks, e, OPERAND: tl.constexpr, ACC: tl.constexpr):
 @triton.jit
 def tree_backward(
     q,
-    key,
+    source,
     v,
-    gate,
+    log_f,
+    lower_bound,
     dy,
     dq,
-    dkey,
+    dsource,
     dv,
-    dgate,
+    dlog_f,
+    dlower_bound,
     block_states,
     block_gradients,
     slot,
@@ -123,7 +125,7 @@ def tree_backward(
     V: tl.constexpr,
     WIDE: tl.constexpr,
     C: tl.constexpr,
-    GATE: tl.constexpr,
+    KIND: tl.constexpr,
     ACTIVATION: tl.constexpr,
     FIRST_WAY: tl.constexpr,
     LAST_WAY: tl.constexpr,
@@ -138,7 +140,7 @@ def tree_backward(
     BV: tl.constexpr = 16
     BLOCKS: tl.constexpr = C // 16
     LEVELS: tl.constexpr = (BLOCKS > 1) + (BLOCKS > 2)
-    GATE_STRIDE: tl.constexpr = H if GATE == "head" else H * K
+    F_STRIDE: tl.constexpr = H if KIND == "head" else H * K
     SEVERAL: tl.constexpr = LAST_WAY - FIRST_WAY > 1
     t, s = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
     b, c = tl.arange(0, BLOCKS)[:, None], tl.arange(0, BLOCKS)[None, :]
@@ -151,7 +153,7 @@ def tree_backward(
         row, inside = chunk_rows(length, 0, t, way, C)
         row16, inside16 = chunk_rows(length, 0, 16 * in_block + tl.arange(0, 16)[None, :, None], way, C)
 
-        dgate_head = tl.zeros((BLOCKS, 16, 1), ACC)
+        dlog_f_head = tl.zeros((BLOCKS, 16, 1), ACC)
         # In parts, each of which adds to what those before it stored: together they need too many registers.
         for part in tl.static_range(2 + (LEVELS > 0)):
             if SEVERAL or part > 0:
@@ -176,11 +178,11 @@ def tree_backward(
             for k0 in range(0, k_end, BK):
                 column = k0 + k_column[None, None, :]
                 here = within(inside16, column, K, BK)
-                gamma = load_gamma(gate, head, column, K, GATE, ACC)
-                key_tile = load_tile(key, base, row16, H * K, column, here, ACC)
+                bound = load_lower_bound(lower_bound, head, column, K, ACC)
+                source_tile = load_tile(source, base, row16, H * K, column, here, ACC)
                 q_tile = scale * activate(load_tile(q, base, row16, H * K, column, here, ACC), ACTIVATION, FAST_MATH)
-                k, g = keys_and_gates(
-                    key_tile, gate, gamma, base, row16, column, here, GATE, GATE_STRIDE, FAST_MATH, ACC
+                k_tile, g = keys_and_gates(
+                    source_tile, log_f, bound, base, row16, column, here, KIND, F_STRIDE, FAST_MATH, ACC
                 )
                 summed = gates_operand(g, OPERAND)
 
@@ -196,74 +198,72 @@ def tree_backward(
                         dq_flat += matmul(dy_tile, tl.trans(s_tile), OPERAND, ACC)
                         v_tile = load_tile(v, base, row, H * V, v0 + v_column, v_here, ACC)
                         dk_flat += matmul(v_tile, tl.trans(ds_tile), OPERAND, ACC)
-                    dlog_f = (tl.exp2(tl.sum(tl.sum(g, 1), 0)) * tl.sum(between, 1))[None, None, :]
+                    dlog_f_tile = (tl.exp2(tl.sum(tl.sum(g, 1), 0)) * tl.sum(between, 1))[None, None, :]
                     dq_tile = span(j <= i, c < b, g, summed, ACC) * tl.reshape(dq_flat, (BLOCKS, 16, BK))
-                    dlog_f += spread(i <= j, b < c, q_tile * dq_tile, OPERAND, ACC)
+                    dlog_f_tile += spread(i <= j, b < c, q_tile * dq_tile, OPERAND, ACC)
                     dk_tile = span(j > i, c > b, g, summed, ACC) * tl.reshape(dk_flat, (BLOCKS, 16, BK))
-                    dlog_f += spread(i > j, b > c, k * dk_tile, OPERAND, ACC)
+                    dlog_f_tile += spread(i > j, b > c, k_tile * dk_tile, OPERAND, ACC)
 
                 elif part == 1:
                     # Within sub-blocks.
-                    dq_tile, dk_tile = diagonal * k, diagonal * q_tile
-                    dlog_f = tl.zeros((BLOCKS, 16, BK), ACC)
-                    a += tl.where(i == j, tl.sum(q_tile * k, 2)[:, :, None], 0.0)
+                    dq_tile, dk_tile = diagonal * k_tile, diagonal * q_tile
+                    dlog_f_tile = tl.zeros((BLOCKS, 16, BK), ACC)
+                    a += tl.where(i == j, tl.sum(q_tile * k_tile, 2)[:, :, None], 0.0)
                     for level in tl.static_range(4):
                         odd = odd_half(i, 2**level)
                         w = level_weights(i, j, g, summed, 2**level, ACC)
-                        x = tl.where(odd, q_tile, k) * w
+                        x = tl.where(odd, q_tile, k_tile) * w
                         a += tl.where(pairs(i, j, 2**level), matmul(x, tl.permute(x, (0, 2, 1)), OPERAND, ACC), 0.0)
                         both_ways = pairs(i, j, 2**level) | pairs(j, i, 2**level)
                         dx = matmul(tl.where(both_ways, da, 0.0), x, OPERAND, ACC)
-                        dlog_f += matmul(reach(j, i, 2**level), x * dx, OPERAND, ACC)
+                        dlog_f_tile += matmul(reach(j, i, 2**level), x * dx, OPERAND, ACC)
                         dq_tile += tl.where(odd, w * dx, 0.0)
                         dk_tile += tl.where(odd, 0.0, w * dx)
 
                 else:
                     # Between tokens of different sub-blocks.
                     dq_tile, dk_tile = tl.zeros((BLOCKS, 16, BK), ACC), tl.zeros((BLOCKS, 16, BK), ACC)
-                    dlog_f = tl.zeros((BLOCKS, 16, BK), ACC)
+                    dlog_f_tile = tl.zeros((BLOCKS, 16, BK), ACC)
                     for level in tl.static_range(LEVELS):
                         odd = odd_half(in_block, 2**level)
                         within_half = matmul((j <= i) == odd, summed, summed.dtype, ACC)
                         if level > 0:
                             within_half += sum_blocks(other_blocks(b, c, 2**level), g)
                         w = tl.exp2(within_half)
-                        x = tl.where(odd, q_tile, k) * w
+                        x = tl.where(odd, q_tile, k_tile) * w
                         x_flat = flat(x).to(OPERAND)
                         a += tl.where(pairs(t, s, 16 * 2**level), matmul(x_flat, tl.trans(x_flat), OPERAND, ACC), 0.0)
                         both_ways = pairs(t, s, 16 * 2**level) | pairs(s, t, 16 * 2**level)
                         dx = tl.reshape(matmul(tl.where(both_ways, da, 0.0), x_flat, OPERAND, ACC), (BLOCKS, 16, BK))
-                        dlog_f += matmul((i <= j) == odd, x * dx, OPERAND, ACC)
+                        dlog_f_tile += matmul((i <= j) == odd, x * dx, OPERAND, ACC)
                         if level > 0:
-                            dlog_f += sum_blocks(other_blocks(c, b, 2**level), x * dx)
+                            dlog_f_tile += sum_blocks(other_blocks(c, b, 2**level), x * dx)
                         dq_tile += tl.where(odd, w * dx, 0.0)
                         dk_tile += tl.where(odd, 0.0, w * dx)
 
                 # Loaded again: what is computed from it would otherwise be kept in registers for all of the above.
                 q_tile = load_tile(q, base, row16, H * K, column, here, ACC)
                 dq_tile = activation_gradient(q_tile, scale * dq_tile, ACTIVATION, FAST_MATH)
-                if GATE == "logits":
-                    key_tile = load_tile(key, base, row16, H * K, column, here, ACC)
-                    dk_tile, parts = logits_gradient(key_tile, dlog_f, dk_tile, gamma, here, FAST_MATH)
-                    dgamma, known = tl.sum(tl.sum(parts, 1), 0), k0 + k_column < K
+                if KIND == "logits":
+                    source_tile = load_tile(source, base, row16, H * K, column, here, ACC)
+                    dk_tile, parts = logits_gradient(source_tile, dlog_f_tile, dk_tile, bound, here, FAST_MATH)
+                    dbound, known = tl.sum(tl.sum(parts, 1), 0), k0 + k_column < K
                     if SEVERAL or part > 0:
-                        dgamma += tl.load(
-                            dgate + k0 + k_column, mask=known & (0 * k_column + way + part > 0), other=0.0
-                        )
-                    tl.store(dgate + k0 + k_column, dgamma, mask=known)
-                elif GATE == "channel":
+                        stored = known & (0 * k_column + way + part > 0)
+                        dbound += tl.load(dlower_bound + k0 + k_column, mask=stored, other=0.0)
+                    tl.store(dlower_bound + k0 + k_column, dbound, mask=known)
+                elif KIND == "channel":
                     if SEVERAL or part > 0:
-                        dlog_f += load_tile(
-                            dgate, base, row16, GATE_STRIDE, column, here & (0 * row16 + way + part > 0), ACC
-                        )
-                    store_tile(dgate, dlog_f, base, row16, GATE_STRIDE, column, here)
+                        stored = here & (0 * row16 + way + part > 0)
+                        dlog_f_tile += load_tile(dlog_f, base, row16, F_STRIDE, column, stored, ACC)
+                    store_tile(dlog_f, dlog_f_tile, base, row16, F_STRIDE, column, here)
                 else:
-                    dgate_head += tl.sum(tl.where(here, dlog_f, 0.0), 2)[:, :, None]
+                    dlog_f_head += tl.sum(tl.where(here, dlog_f_tile, 0.0), 2)[:, :, None]
                 if SEVERAL or part > 0:
                     dq_tile += load_tile(dq, base, row16, H * K, column, here & (0 * row16 + way + part > 0), ACC)
-                    dk_tile += load_tile(dkey, base, row16, H * K, column, here & (0 * row16 + way + part > 0), ACC)
+                    dk_tile += load_tile(dsource, base, row16, H * K, column, here & (0 * row16 + way + part > 0), ACC)
                 store_tile(dq, dq_tile, base, row16, H * K, column, here)
-                store_tile(dkey, dk_tile, base, row16, H * K, column, here)
+                store_tile(dsource, dk_tile, base, row16, H * K, column, here)
             if part > 0:
                 # Wide tiles of V: for each of them all gates are formed again.
                 wide_column = zero + tl.arange(0, WIDE)[None, :]
@@ -277,21 +277,21 @@ def tree_backward(
                         for k0 in range(0, k_end, BK):
                             column = k0 + k_column[None, None, :]
                             k_here = within(inside16, column, K, BK)
-                            gamma = load_gamma(gate, head, column, K, GATE, ACC)
-                            key_tile = load_tile(key, base, row16, H * K, column, k_here, ACC)
-                            k, g = keys_and_gates(
-                                key_tile, gate, gamma, base, row16, column, k_here, GATE, GATE_STRIDE, FAST_MATH, ACC
+                            bound = load_lower_bound(lower_bound, head, column, K, ACC)
+                            source_tile = load_tile(source, base, row16, H * K, column, k_here, ACC)
+                            k_tile, g = keys_and_gates(
+                                source_tile, log_f, bound, base, row16, column, k_here, KIND, F_STRIDE, FAST_MATH, ACC
                             )
                             suf = span(j > i_now, c > b_now, g, gates_operand(g, OPERAND), ACC)
                             ds_tile = load_state(dstate, k0 + k_column[:, None], v0 + wide_column, K, V, BK, WIDE, ACC)
-                            dv_tile += matmul(flat(k * suf), ds_tile, OPERAND, ACC)
+                            dv_tile += matmul(flat(k_tile * suf), ds_tile, OPERAND, ACC)
                     else:
                         dv_tile = matmul(tl.trans(a), dy_tile, OPERAND, ACC)
                     if SEVERAL or part > 1:
                         stored = here & (0 * row + way + part > 1)
                         dv_tile += load_tile(dv, base, row, H * V, v0 + wide_column, stored, ACC)
                     store_tile(dv, dv_tile, base, row, H * V, v0 + wide_column, here)
-        if GATE == "head":
+        if KIND == "head":
             if SEVERAL:
-                dgate_head += load_tile(dgate, base, row16, H, 0 * in_block, inside16 & (0 * row16 + way > 0), ACC)
-            store_tile(dgate, dgate_head, base, row16, H, 0 * in_block, inside16)
+                dlog_f_head += load_tile(dlog_f, base, row16, H, 0 * in_block, inside16 & (0 * row16 + way > 0), ACC)
+            store_tile(dlog_f, dlog_f_head, base, row16, H, 0 * in_block, inside16)

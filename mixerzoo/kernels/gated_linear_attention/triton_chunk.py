@@ -98,43 +98,44 @@ def activation_gradient(q, dq, ACTIVATION: tl.constexpr, FAST_MATH: tl.constexpr
 
 @triton.jit
 def keys_and_gates(
-    key,
-    gate,
-    gamma,
+    source,
+    log_f,
+    bound,
     base,
     row,
     column,
     here,
-    GATE: tl.constexpr,
-    GATE_STRIDE: tl.constexpr,
+    KIND: tl.constexpr,
+    F_STRIDE: tl.constexpr,
     FAST_MATH: tl.constexpr,
     ACC: tl.constexpr,
 ):
     """k and g = log2 f, a tile; where `here` is False, k = 0 and g = 0.
 
-    GATE is "logits": key are logits and gamma the lower bound; or "channel" | "head": log f is loaded.
+    KIND is "logits": both are formed from a tile of logits, `source`, and the lower bound; or "channel" | "head":
+    `source` is k already, and log f is loaded.
     """
-    if GATE == "logits":
-        opened, closed = open_and_closed(key, FAST_MATH)
-        k = tl.where(here, (1.0 - gamma) * closed, 0.0)
-        g = log2(gamma + (1.0 - gamma) * opened, FAST_MATH)
+    if KIND == "logits":
+        opened, closed = open_and_closed(source, FAST_MATH)
+        k = tl.where(here, (1.0 - bound) * closed, 0.0)
+        g = log2(bound + (1.0 - bound) * opened, FAST_MATH)
     else:
-        if GATE == "head":
+        if KIND == "head":
             column = 0 * column
-        k = key
-        g = LOG2_E * load_tile(gate, base, row, GATE_STRIDE, column, here, ACC)
+        k = source
+        g = LOG2_E * load_tile(log_f, base, row, F_STRIDE, column, here, ACC)
         g = tl.maximum(g, SMALLEST_LOG2_GATE, propagate_nan=tl.PropagateNan.ALL)
     # Loaded gates are zero there already. But without a mask Triton would form g once more in every warp that sums it.
     return k, tl.where(here, g, 0.0)
 
 
 @triton.jit
-def logits_gradient(logits, dlog_f, dk, gamma, here, FAST_MATH: tl.constexpr):
-    """dx, and what sums over time to dgamma, a tile."""
+def logits_gradient(logits, dlog_f, dk, bound, here, FAST_MATH: tl.constexpr):
+    """dlogits, and what sums over time to the lower bound's gradient, a tile."""
     opened, closed = open_and_closed(logits, FAST_MATH)
-    df = dlog_f * reciprocal(gamma + (1.0 - gamma) * opened, FAST_MATH)
+    df = dlog_f * reciprocal(bound + (1.0 - bound) * opened, FAST_MATH)
     df = tl.where(here, df - dk, 0.0)
-    return df * (closed * opened * (1.0 - gamma)), df * closed
+    return df * (closed * opened * (1.0 - bound)), df * closed
 
 
 @triton.jit
@@ -145,12 +146,12 @@ def chunk_rows(length, chunk, i, way, C: tl.constexpr):
 
 
 @triton.jit
-def load_gamma(gate, head, column, K: tl.constexpr, GATE: tl.constexpr, ACC: tl.constexpr):
-    """The lower bound [BK] that goes with logits; else log f needs none."""
-    if GATE == "logits":
-        return tl.load(gate + head * K + column, mask=column < K, other=0.0).to(ACC)
-    else:
+def load_lower_bound(lower_bound, head, column, K: tl.constexpr, ACC: tl.constexpr):
+    """The lower bound [BK] that goes with logits; log f needs none."""
+    if lower_bound is None:
         return 0.0
+    else:
+        return tl.load(lower_bound + head * K + column, mask=column < K, other=0.0).to(ACC)
 
 
 @triton.jit

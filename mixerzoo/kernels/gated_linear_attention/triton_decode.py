@@ -12,7 +12,7 @@ from .triton_chunk import (
     activate,
     keys_and_gates,
     load_first_state,
-    load_gamma,
+    load_lower_bound,
     load_tile,
     state_at,
     store_state,
@@ -23,9 +23,11 @@ from .triton_chunk import (
 @triton.jit
 def decode_kernel(
     q,
-    key,
+    k,
+    logits,
     v,
-    gate,
+    log_f,
+    lower_bound,
     first_states,
     y,
     final_states,
@@ -35,26 +37,27 @@ def decode_kernel(
     V: tl.constexpr,
     BK: tl.constexpr,
     BV: tl.constexpr,
-    GATE: tl.constexpr,
+    KIND: tl.constexpr,
     ACTIVATION: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Grid (rows, H, blocks of V). q, key, v, y hold one token a row; `first_states` [1,rows,H,K,V] or None;
+    """Grid (rows, H, blocks of V). q, k or logits, v and y hold one token a row; `first_states` [1,rows,H,K,V] or None;
     `final_states` may be the same memory."""
-    GATE_STRIDE: tl.constexpr = H if GATE == "head" else H * K
+    F_STRIDE: tl.constexpr = H if KIND == "head" else H * K
     row, head = tl.program_id(0), tl.program_id(1)
     base = row.to(tl.int64)
     k_index, v_index = tl.arange(0, BK)[:, None], tl.program_id(2) * BV + tl.arange(0, BV)[None, :]
     k_here, v_here = k_index < K, v_index < V
-    if GATE != "logits":
-        gate += head * (GATE_STRIDE // H)
-    gamma = load_gamma(gate, head, k_index, K, GATE, ACC)
+    source = logits if KIND == "logits" else k
+    if log_f is not None:
+        log_f += head * (F_STRIDE // H)
+    bound = load_lower_bound(lower_bound, head, k_index, K, ACC)
     q_tile = scale * activate(load_tile(q + head * K, base, 0, H * K, k_index, k_here, ACC), ACTIVATION, False)
-    key_tile = load_tile(key + head * K, base, 0, H * K, k_index, k_here, ACC)
-    k, g = keys_and_gates(key_tile, gate, gamma, base, 0, k_index, k_here, GATE, GATE_STRIDE, False, ACC)
+    source_tile = load_tile(source + head * K, base, 0, H * K, k_index, k_here, ACC)
+    k_tile, g = keys_and_gates(source_tile, log_f, bound, base, 0, k_index, k_here, KIND, F_STRIDE, False, ACC)
     v_tile = load_tile(v + head * V, base, 0, H * V, v_index, v_here, ACC)
 
     state = load_first_state(first_states, 0, 0, row, head, k_index, v_index, H, K, V, BK, BV, ACC)
-    state = tl.exp2(g) * state + k * v_tile
+    state = tl.exp2(g) * state + k_tile * v_tile
     store_state(state_at(final_states, 0, 0, row, head, H, K, V), state, k_index, v_index, K, V, BK, BV)
     store_tile(y + head * V, tl.sum(q_tile * state, 0)[None, :], base, 0, H * V, v_index, v_here)

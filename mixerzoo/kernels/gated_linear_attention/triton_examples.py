@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 
 import torch
@@ -11,8 +12,8 @@ from torch import Tensor
 from ..check.bytes import Passes
 from ..launch import Launch
 from .schedule import Schedule, choose
-from .triton_op import _outputs, backward, forward
-from .triton_plan import operand_of, plan_call
+from .triton_op import backward, forward
+from .triton_plan import Call
 
 ROWS = (8, 2048, 16)  # B, T, H of a language model
 MANY = 128  # heads that keep any GPU busy
@@ -30,7 +31,7 @@ def examples() -> Iterator[tuple[str, list[Launch]]]:
 def counted() -> Iterator[tuple[str, Passes]]:
     """Yields (inputs, passes to count the bytes of)."""
     q, k, v, log_f = torch.full((4, *COUNTED), -0.5, dtype=torch.bfloat16)
-    yield f"{size_of(COUNTED)} many heads", passes(q, k, v, log_f, "channel", heads=MANY)
+    yield f"{size_of(COUNTED)} many heads", passes(Call(q, v, k, log_f))
 
 
 def example(
@@ -50,43 +51,36 @@ def example(
     def tensor(*size: int, dtype: torch.dtype = dtype) -> Tensor:
         return torch.empty(size, dtype=dtype, device="meta")
 
-    gate = tensor(H, K, dtype=torch.float32) if kind == "logits" else tensor(B, T, H, K if kind == "channel" else 1)
+    q, source, v = tensor(B, T, H, K), tensor(B, T, H, K), tensor(B, T, H, V)
     cu_seqlens = tensor(9, dtype=torch.int32) if packed else None
-    q, key, v, y = tensor(B, T, H, K), tensor(B, T, H, K), tensor(B, T, H, V), tensor(B, T, H, V)
-    activation = "silu" if kind == "logits" else "none"
-    call = plan_call(q, key, v, gate, cu_seqlens, 1.0, kind, activation, direction, schedule)
+    call = Call(q, v, cu_seqlens=cu_seqlens, direction=direction, schedule=schedule)
+    if kind == "logits":
+        call = replace(call, logits=source, lower_bound=tensor(H, K, dtype=torch.float32), activation="silu")
+    else:
+        call = replace(call, k=source, log_f=tensor(B, T, H, K if kind == "channel" else 1))
     label = f"{str(dtype).removeprefix('torch.')} {direction} B={B} T={T} H={H} K={K} V={V}{' packed' * packed}"
     if kind != "logits":
         label = f"gate per {kind} {label}"
     if schedule is not None:
         label += f" segment={schedule.segment or 'all'} BV={schedule.block_v}"
-    _, state, states = _outputs(q, key, v, cu_seqlens, direction, save=True)
+    y, state, states = call.outputs(save=True)
     if T == 1:
         return label, call.decode(y, state, state)
-    gradients = {
-        "dq": tensor(*q.shape),
-        "dkey": tensor(*key.shape),
-        "dv": tensor(*v.shape),
-        "dgate": tensor(*[call.blocks] * (kind == "logits"), *gate.shape, dtype=state.dtype),
-    }
-    return label, call.forward(y, states, state, state) + call.backward(y, states, state, state, gradients)
+    return label, call.forward(y, states, state, state) + call.backward(y, states, state, call.gradients())
 
 
-def passes(
-    q: Tensor, key: Tensor, v: Tensor, gate: Tensor, kind: str, activation: str = "none", *, heads: int = 1
-) -> Passes:
-    """Returns both passes of a causal call, laid out as for so many `heads`, which the given ones stand for."""
-    (B, T, H, K), V = q.shape, v.shape[3]
-    operand = operand_of(q.dtype, key.dtype, v.dtype)
-    schedule = choose(T, B, heads, K, V, direction="causal", packed=False, operand=operand)
-    call = plan_call(q, key, v, gate, None, 1.0, kind, activation, "causal", schedule)
+def passes(call: Call, heads: int = MANY) -> Passes:
+    """Returns both passes of a call, laid out as for so many heads, which those of the call stand for."""
+    (B, T, H, K), V, packed = call.q.shape, call.v.shape[3], call.cu_seqlens is not None
+    operand = call.variant.operand
+    schedule = choose(T, call.sequences, heads, K, V, direction=call.direction, packed=packed, operand=operand)
+    call = call.scheduled(schedule)
 
     def ahead() -> tuple[Tensor, ...]:
         y, _, block_states = forward(call, None, save=True)
         return y, block_states
 
-    inputs = [q, key, v, gate]
-    return Passes(inputs, ahead, lambda dy, block_states: backward(call, block_states, dy, None), B * T * H)
+    return Passes(call.inputs, ahead, lambda dy, block_states: backward(call, block_states, dy, None), B * T * H)
 
 
 def size_of(shape: tuple[int, int, int, int]) -> str:

@@ -25,7 +25,7 @@ from .triton_chunk import (
     hold,
     keys_and_gates,
     load_first_state,
-    load_gamma,
+    load_lower_bound,
     load_tile,
     matmul,
     prefetch,
@@ -44,9 +44,11 @@ ROUNDS = tl.constexpr(1024)
 @triton.jit(do_not_specialize=["T", "sequences", "segment_size", "segment_slots", "block_slots"])
 def forward_kernel(
     q,
-    key,
+    k,
+    logits,
     v,
-    gate,
+    log_f,
+    lower_bound,
     first_states,
     y,
     block_states,
@@ -66,7 +68,7 @@ def forward_kernel(
     C: tl.constexpr,
     BLOCK: tl.constexpr,
     SPAN: tl.constexpr,
-    GATE: tl.constexpr,
+    KIND: tl.constexpr,
     ACTIVATION: tl.constexpr,
     FIRST_WAY: tl.constexpr,
     LAST_WAY: tl.constexpr,
@@ -81,7 +83,7 @@ def forward_kernel(
 
     Tiles are [K or V, C] here, time across: the matrix unit has its warps down the longer side.
     """
-    GATE_STRIDE: tl.constexpr = H if GATE == "head" else H * K
+    F_STRIDE: tl.constexpr = H if KIND == "head" else H * K
     SEVERAL: tl.constexpr = LAST_WAY - FIRST_WAY > 1 or K > BK
     slot, head, v0 = tl.program_id(0), tl.program_id(1), tl.program_id(2) * BV
     sequence, segment = slot, slot * 0
@@ -91,9 +93,10 @@ def forward_kernel(
     begin = segment * segment_size
     length = tl.minimum(total - begin, segment_size)
     block0 = first_slot(cu_seqlens, sequence, T, BLOCK) + begin // BLOCK
-    q, key, v, y = q + head * K, key + head * K, v + head * V, y + head * V
-    if GATE != "logits":
-        gate += head * (GATE_STRIDE // H)
+    source = logits if KIND == "logits" else k
+    q, source, v, y = q + head * K, source + head * K, v + head * V, y + head * V
+    if log_f is not None:
+        log_f += head * (F_STRIDE // H)
 
     t, s = tl.arange(0, C)[None, :], tl.arange(0, C)[:, None]
     v_index = v0 + tl.arange(0, BV)[:, None]
@@ -104,7 +107,7 @@ def forward_kernel(
                 if SEVERAL:
                     tl.debug_barrier()  # y of other threads is read again
                 k_index, k_across = k0 + tl.arange(0, BK)[:, None], k0 + tl.arange(0, BK)[None, :]
-                gamma = load_gamma(gate, head, k_index, K, GATE, ACC)
+                bound = load_lower_bound(lower_bound, head, k_index, K, ACC)
                 state = load_first_state(
                     first_states, axis, segment_slots, slot, head, k_across, v_index, H, K, V, BK, BV, ACC
                 )
@@ -129,13 +132,13 @@ def forward_kernel(
                             size = tl.minimum(size, C)
                             base, row, inside = row0 + begin + first, t * (1 - 2 * way), t < size
                             here, v_here = within(inside, k_index, K, BK), within(inside, v_index, V, BV)
-                            key_tile = load_tile(key, base, row, H * K, k_index, here, ACC)
+                            source_tile = load_tile(source, base, row, H * K, k_index, here, ACC)
                             q_tile = load_tile(q, base, row, H * K, k_index, here, q.dtype.element_ty)
                             v_tile = load_tile(v, base, row, H * V, v_index, v_here, ACC).to(OPERAND)
                             q_tile = hold(q_tile, FAST_MATH).to(ACC)
                             q_tile = scale * activate(q_tile, ACTIVATION, FAST_MATH)
-                            k, g = keys_and_gates(
-                                key_tile, gate, gamma, base, row, k_index, here, GATE, GATE_STRIDE, FAST_MATH, ACC
+                            k_tile, g = keys_and_gates(
+                                source_tile, log_f, bound, base, row, k_index, here, KIND, F_STRIDE, FAST_MATH, ACC
                             )
                             c = sum_gates(g, s <= t, OPERAND, ACC)
                             half = 0.5 * tl.sum(tl.where(t == C - 1, c, 0.0), 1)
@@ -149,24 +152,24 @@ def forward_kernel(
                             after = tl.minimum(done, length - 1)
                             near = row0 + begin + after + way * (length - 1 - 2 * after)
                             near_row = tl.minimum(t, length - 1 - after) * (1 - 2 * way)
-                            prefetch(key, near, near_row, H * K, k0, K, BK, FAST_MATH)
+                            prefetch(source, near, near_row, H * K, k0, K, BK, FAST_MATH)
                             prefetch(q, near, near_row, H * K, k0, K, BK, FAST_MATH)
                             prefetch(v, near, near_row, H * V, v0, V, BV, FAST_MATH)
 
                             c -= half[:, None]
                             q_tile = (q_tile * tl.exp2(c)).to(OPERAND)
-                            k = (k * tl.exp2(-c)).to(OPERAND)
+                            k_tile = (k_tile * tl.exp2(-c)).to(OPERAND)
                             state *= tl.exp2(owed + half)[None, :]
                             owed = half
                             y_tile = matmul(state, q_tile, OPERAND, ACC)
-                            a = tl.where(s <= t, matmul(tl.trans(k), q_tile, OPERAND, ACC), 0.0)
+                            a = tl.where(s <= t, matmul(tl.trans(k_tile), q_tile, OPERAND, ACC), 0.0)
                             y_tile += matmul(v_tile, a, OPERAND, ACC)
                             v_here = within(t < size, v_index, V, BV)
                             if SEVERAL:
                                 stored = v_here & (0 * row + axis + k0 > 0)
                                 y_tile += load_tile(y, base, row, H * V, v_index, stored, ACC)
                             store_tile(y, y_tile, base, row, H * V, v_index, v_here)
-                            state += matmul(v_tile, tl.trans(k), OPERAND, ACC)
+                            state += matmul(v_tile, tl.trans(k_tile), OPERAND, ACC)
                 at_end = segment == 0 if way == 1 else begin + length == total
                 if at_end:
                     last = state_at(final_states, axis, sequences, sequence, head, H, K, V)

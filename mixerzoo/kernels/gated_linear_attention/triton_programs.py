@@ -1,4 +1,4 @@
-"""What the kernels of gated linear attention and HGRN2 are compiled for, chosen for a call's widths and dtypes."""
+"""Chooses what the kernels of gated linear attention and HGRN2 are compiled for, from a call's widths and dtypes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def operand_of(*dtypes: torch.dtype) -> torch.dtype:
 
 @dataclass(frozen=True)
 class Variant:
-    """All of a call but its tensors, B and T: see `triton_plan.Call`. dtypes: of q, key and v."""
+    """All of a call but its tensors, B and T: see `triton_plan.Call`. dtypes: of q, k or logits, and v."""
 
     H: int
     K: int
@@ -93,7 +93,7 @@ class Variant:
             "V": self.V,
             "BK": power_of_two(self.K),
             "BV": min(32, power_of_two(self.V)),
-            "GATE": self.kind,
+            "KIND": self.kind,
             "ACTIVATION": self.activation,
             "ACC": _TRITON[self.precision],
         }
@@ -169,7 +169,7 @@ class Variant:
             "H": self.H,
             "K": self.K,
             "V": self.V,
-            "GATE": self.kind,
+            "KIND": self.kind,
             "ACTIVATION": self.activation,
             "OPERAND": _TRITON[self.operand],
             "ACC": _TRITON[self.precision],

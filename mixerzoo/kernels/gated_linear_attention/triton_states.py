@@ -18,7 +18,7 @@ from .triton_chunk import (
     hold,
     keys_and_gates,
     load_first_state,
-    load_gamma,
+    load_lower_bound,
     load_tile,
     matmul,
     prefetch,
@@ -33,9 +33,11 @@ from .triton_chunk import (
 @triton.jit(do_not_specialize=["T", "sequences", "part_slots", "part_size"])
 def states_kernel(
     q,
-    key,
+    k,
+    logits,
     v,
-    gate,
+    log_f,
+    lower_bound,
     outer_states,
     part_states,
     last_states,
@@ -51,7 +53,7 @@ def states_kernel(
     BK: tl.constexpr,
     BV: tl.constexpr,
     C: tl.constexpr,
-    GATE: tl.constexpr,
+    KIND: tl.constexpr,
     ACTIVATION: tl.constexpr,
     FIRST_WAY: tl.constexpr,
     ADJOINT: tl.constexpr,
@@ -71,11 +73,12 @@ def states_kernel(
     k0, v0 = block // V_BLOCKS * BK, block % V_BLOCKS * BV
     k_index, v_across = k0 + tl.arange(0, BK)[:, None], v0 + tl.arange(0, BV)[None, :]
     row0, total = sequence_bounds(cu_seqlens, sequence, T)
-    q, key, v = q + head * K, key + head * K, v + head * V
-    gamma = load_gamma(gate, head, k_index, K, GATE, ACC)
-    GATE_STRIDE: tl.constexpr = H if GATE == "head" else H * K
-    if GATE != "logits":
-        gate += head * (GATE_STRIDE // H)
+    source = logits if KIND == "logits" else k
+    q, source, v = q + head * K, source + head * K, v + head * V
+    bound = load_lower_bound(lower_bound, head, k_index, K, ACC)
+    F_STRIDE: tl.constexpr = H if KIND == "head" else H * K
+    if log_f is not None:
+        log_f += head * (F_STRIDE // H)
 
     parts = tl.maximum(tl.cdiv(total, part_size), 1)
     first = first_slot(cu_seqlens, sequence, T, part_size)
@@ -94,7 +97,7 @@ def states_kernel(
             v_tile = load_tile(v, base, v_row, H * V, v_across, within(inside, v_across, V, BV), ACC).to(OPERAND)
             row, inside = chunk_rows(length, chunk, t, way, C)
             k_here = within(inside, k_index, K, BK)
-            key_tile = load_tile(key, base, row, H * K, k_index, k_here, ACC)
+            source_tile = load_tile(source, base, row, H * K, k_index, k_here, ACC)
             if ADJOINT:
                 q_tile = load_tile(q, base, row, H * K, k_index, k_here, ACC)
             v_tile = hold(v_tile, FAST_MATH)
@@ -102,15 +105,17 @@ def states_kernel(
             near = tl.minimum(tl.maximum(first_token + tl.where(from_the_end, -C, C), 0), total - 1)
             near_row = tl.minimum(t, total - 1 - near)
             prefetch(v, row0 + near, near_row, H * V, v0, V, BV, FAST_MATH)
-            prefetch(key, row0 + near, near_row, H * K, k0, K, BK, FAST_MATH)
+            prefetch(source, row0 + near, near_row, H * K, k0, K, BK, FAST_MATH)
             if ADJOINT:
                 prefetch(q, row0 + near, near_row, H * K, k0, K, BK, FAST_MATH)
 
-            k, g = keys_and_gates(key_tile, gate, gamma, base, row, k_index, k_here, GATE, GATE_STRIDE, FAST_MATH, ACC)
+            k_tile, g = keys_and_gates(
+                source_tile, log_f, bound, base, row, k_index, k_here, KIND, F_STRIDE, FAST_MATH, ACC
+            )
             if ADJOINT:
                 tile = scale * activate(q_tile, ACTIVATION, FAST_MATH) * tl.exp2(sum_gates(g, s <= t, OPERAND, ACC))
             else:
-                tile = k * tl.exp2(sum_gates(g, s > t, OPERAND, ACC))
+                tile = k_tile * tl.exp2(sum_gates(g, s > t, OPERAND, ACC))
             state = tl.exp2(tl.sum(g, 1))[:, None] * state + matmul(tile, v_tile, OPERAND, ACC)
     if last_states is not None:
         last = state_at(last_states, axis, sequences, sequence, head, H, K, V)

@@ -8,7 +8,7 @@ import torch
 from torch.utils.benchmark import Timer
 
 from .schedule import Schedule
-from .triton_plan import Call, sequence_count
+from .triton_plan import Call
 
 SECONDS = 0.02  # that each candidate runs for, at least
 
@@ -18,7 +18,7 @@ _fastest: dict[tuple, Schedule] = {}
 def fastest(call: Call, run: Callable[[Call], None]) -> Call:
     """`call` with the schedule with which `run` took the least time, at the first call of this shape on this device."""
     q, packed = call.q, call.cu_seqlens is not None
-    key = (q.device, *q.shape[:2], sequence_count(q, call.cu_seqlens), packed, call.variant)
+    key = (q.device, *q.shape[:2], call.sequences, packed, call.variant)
     if key not in _fastest:
         if q.is_cuda and torch.cuda.is_current_stream_capturing():
             return call

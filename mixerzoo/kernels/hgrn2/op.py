@@ -36,9 +36,9 @@ def _on_triton(
     lower_bound = lower_bound.to(torch.promote_types(lower_bound.dtype, torch.float32)).expand(logits.shape[2:])
 
     def run(x: tuple[Tensor, ...], walk: Walk) -> tuple[Tensor, Tensor]:
-        bound = shared(lower_bound, x[1].shape[2], 0)
         q, logits, v = x
-        return attend(q, logits, v, bound, scale, "logits", q_activation, walk)
+        bound = shared(lower_bound, logits.shape[2], 0)
+        return attend(q, v, walk, scale=scale, logits=logits, lower_bound=bound, activation=q_activation)
 
     return with_equal_heads(run, (q, logits, v), walk)
 

@@ -10,6 +10,7 @@ import torch
 from ..check.bytes import Passes
 from ..gated_linear_attention.schedule import candidates
 from ..gated_linear_attention.triton_examples import COUNTED, MANY, ROWS, example, passes, size_of
+from ..gated_linear_attention.triton_plan import Call
 from ..launch import Launch
 
 WIDTHS = ((128, 128), (64, 64), (32, 32), (16, 16), (1, 1), (100, 60), (33, 33), (64, 128), (256, 256))
@@ -39,5 +40,6 @@ def counted() -> Iterator[tuple[str, Passes]]:
     """Yields (inputs, passes to count the bytes of)."""
     q, logits, v = torch.full((3, *COUNTED), -0.5, dtype=torch.bfloat16)
     lower_bound = torch.full((COUNTED[2], COUNTED[3]), 0.5)
+    call = Call(q, v, logits=logits, lower_bound=lower_bound)
     for name, heads in (("many", MANY), ("few", 1)):
-        yield f"{size_of(COUNTED)} {name} heads", passes(q, logits, v, lower_bound, "logits", heads=heads)
+        yield f"{size_of(COUNTED)} {name} heads", passes(call, heads)
