@@ -49,7 +49,7 @@ def share_over_depth(
 
 
 class DepthWalk:
-    """One pass over the layers of a model that `share_over_depth` prepared.
+    """Passes once over the layers of a model that `share_over_depth` prepared.
 
         walk = DepthWalk(model)
         for block in model.blocks:
@@ -58,7 +58,7 @@ class DepthWalk:
     Args:
         model: owns the shared modules.
         first: the first layer's number, for a model whose layers are not all its own.
-        carried: what an earlier walk left, to go on with it.
+        carried: what an earlier walk left, which this one resumes; None begins.
     """
 
     def __init__(self, model: nn.Module, first: int = 0, carried: dict[str, Tensor] | None = None) -> None:

@@ -84,7 +84,7 @@ class Table(NamedTuple):
 def scan_passes(
     name: str, height: int, width: int, *, kept: Tensor | None = None, class_token: bool = False
 ) -> tuple[tuple[ScanOrder, ...], ...]:
-    """What a block does with an image: for every pass, the orders to give to the mixer.
+    """Returns what a block does with an image: for every pass, the orders to give to the mixer.
 
     Args:
         name: a scan order of the table above.

@@ -1,4 +1,4 @@
-"""Where the parameters of a whole model start: each mixer's are its own business, as one whole."""
+"""Starts the parameters of a whole model, in which each mixer starts its own as one whole."""
 
 from __future__ import annotations
 

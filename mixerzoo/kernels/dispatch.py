@@ -1,4 +1,4 @@
-"""Which implementation of an op runs: `reference | torch | triton | fla`, or `auto`.
+"""An op runs on one of its implementations: `reference | torch | triton | fla`, or `auto`.
 
 Precedence: the `backend=` argument, then `with use_backend(...)`, then the environment variable MIXERZOO_BACKEND,
 then `auto`. A backend asked for by name runs or raises, with every backend's reason; only `auto` may choose.
@@ -61,7 +61,7 @@ def resolve(op: str, backends: tuple[Backend, ...], requested: str | None, **inp
 
 
 def tuning() -> bool:
-    """Whether the innermost `use_backend` asks for measured schedules."""
+    """Says whether the innermost `use_backend` asks for measured schedules."""
     return bool(_chosen) and _chosen[-1][1]
 
 

@@ -16,8 +16,9 @@ Arguments = dict[str, Tensor | int | float | None]
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """What Triton compiles: a kernel and its constants. `on_amd` and `on_ampere` (NVIDIA before sm_90) are those of
-    them that differ there. Planned once for all launches that share it, since it keeps what was compiled for it.
+    """Names what Triton compiles: a kernel and its constants.
+
+    `on_amd` and `on_ampere` (NVIDIA before sm_90) are the constants that differ there. Planned once for all launches that share it, since it keeps what was compiled for it.
 
     max_registers: what a thread may have on NVIDIA, None leaves it to the assembler, which may move a few of them to
     memory so that one more program fits a multiprocessor.
@@ -38,7 +39,9 @@ class Program:
         return options if self.max_registers is None else options | {"maxnreg": self.max_registers}
 
     def on(self, target: str) -> Program:
-        """As it runs on sm_80, sm_90, ..., or gfx942: AMD has wavefronts of 64 lanes instead of warps of 32, and no
+        """Returns the program as it runs on sm_80, sm_90, ..., or gfx942.
+
+        AMD has wavefronts of 64 lanes instead of warps of 32, and no
         instruction of NVIDIA's."""
         if target.startswith("sm_"):
             return replace(self, constants=self.constants | self.on_ampere) if int(target[3:]) < 90 else self
@@ -46,10 +49,11 @@ class Program:
         return replace(self, constants=constants, num_warps=max(1, self.num_warps // 2), max_registers=None)
 
     def run(self, grid: tuple[int, ...], arguments: Arguments, device: torch.device) -> None:
-        """Triton looks at every argument and constant of every call to find the code that is compiled for them, which
-        takes ten times as long as the launch. What tells them apart here is less: the device, the tensors' dtypes,
-        which are None, and which begin at a multiple of 16 bytes. Numbers don't: kernels aren't specialised on them, or
-        a program always has the same."""
+        """Launches the code that is compiled for these arguments.
+
+        Triton looks at every argument and constant of every call to find it, which takes ten times as long. Less tells
+        them apart here: the device, the tensors' dtypes, which are None, and which begin at a multiple of 16 bytes.
+        Numbers don't: kernels aren't specialised on them, or a program always has the same."""
         tensors = (x for x in arguments.values() if x is None or isinstance(x, Tensor))
         key = (device, *[x if x is None else (x.dtype, x.data_ptr() % 16 == 0) for x in tensors])
         if key in self._compiled:
@@ -85,7 +89,7 @@ def _target(device: torch.device) -> str:
 
 
 def interpreted() -> bool:
-    """Whether Triton's interpreter stands in for a GPU, which it decides when a kernel's module is imported."""
+    """Says whether Triton's interpreter stands in for a GPU, which it decides when a kernel's module is imported."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 

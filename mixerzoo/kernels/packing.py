@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class Documents(NamedTuple):
-    """Who the packed tokens belong to. `last` of an empty document is a valid index without meaning."""
+    """Says to which document every packed token belongs. For an empty one `last` is an index without meaning."""
 
     document: Tensor  # [T] the document of each token
     start: Tensor  # [T] where that document starts
@@ -27,7 +27,7 @@ def documents(cu_seqlens: Tensor, length: int) -> Documents:
 
 
 class ChunkAlignment(NamedTuple):
-    """Where packed tokens go so that every document starts at a chunk boundary."""
+    """Says where packed tokens go so that every document starts at a chunk boundary."""
 
     num_chunks: int
     slot: Tensor  # [T] the place of each token among num_chunks * chunk_size

@@ -1,4 +1,4 @@
-"""How an op of ours becomes one of torch's: opaque to its compiler, differentiable, and cheap to call.
+"""An op of ours becomes one of torch's here: opaque to its compiler, differentiable, and cheap to call.
 
 `torch.library.custom_op` does the same in more steps, at every call, which the host has to wait for where tensors are
 small. The dispatcher's keys are those that it registers.

@@ -31,7 +31,7 @@ FILLS = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_f
 
 @dataclass
 class Traffic:
-    """What one launch, or one torch operation, loads and stores."""
+    """Records what one launch, or one torch operation, loads and stores."""
 
     name: str
     kind: str  # "triton" | "torch"
@@ -46,7 +46,7 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Moved:
-    """What a forward and a backward pass move. Bytes are of one token and head."""
+    """Records what a forward and a backward pass move. Bytes are of one token and head."""
 
     forward: list[Traffic]
     backward: list[Traffic]
@@ -129,7 +129,7 @@ def count_traffic() -> Iterator[list[Traffic]]:
 
 
 class _TorchCounter(TorchDispatchMode):
-    """Counts torch operations; those of the interpreter itself, while it runs a kernel, are none of ours."""
+    """Counts torch operations; those of the interpreter itself, while it runs a kernel, are left out."""
 
     def __init__(self) -> None:
         super().__init__()

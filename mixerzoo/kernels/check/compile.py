@@ -25,7 +25,7 @@ TARGETS = tuple(SHARED_LIMITS)
 
 @dataclass(frozen=True)
 class Compiled:
-    """What a launch takes: registers of a thread, bytes of memory that a thread spills to, bytes of shared memory.
+    """Records what a launch takes: registers of a thread, spilled bytes of a thread, bytes of shared memory.
 
     parked: scalar registers that moved into lanes of vector registers, as AMD's compiler does before it touches memory.
     A few instructions, nothing that leaves the chip, so that it is shown and does not count as a spill.
@@ -49,7 +49,7 @@ class Compiled:
 
 
 def compile_launch(launch: Launch, target: str) -> Compiled:
-    """What `machine_code` takes of the chip."""
+    """Describes the chip as `machine_code` needs it."""
     code, program = machine_code(launch, target), launch.program.on(target)
     asm, shared = code.asm, code.metadata.shared
     registers, spilled, parked = _nvidia(asm["cubin"]) if "cubin" in asm else _amd(asm["amdgcn"])
@@ -85,7 +85,7 @@ def check_target(target: str) -> None:
 
 @dataclass(frozen=True)
 class _Driver:
-    """What Triton's JIT asks of a driver before it compiles. The device, key of its cache, is the chip's name."""
+    """Answers what Triton's JIT asks of a driver before it compiles; the device is the chip's name."""
 
     name: str
     target: Any

@@ -21,7 +21,7 @@ from torch import Tensor
 
 
 class Level(NamedTuple):
-    """What the backward pass needs of one doubling: [n,C/2size,size,K], and [n,C/2size,1,K] for the totals."""
+    """Keeps what the backward pass needs of one doubling: [n,C/2size,size,K], and [n,C/2size,1,K] for the totals."""
 
     size: int
     right_q: Tensor
@@ -31,7 +31,9 @@ class Level(NamedTuple):
 
 
 class DecayTree(NamedTuple):
-    """scores: [n,C,C], zero above the diagonal · q, k: [n,C,K] decayed from the start and to the end of the chunk, as
+    """Holds the scores of a chunk and its decayed queries and keys.
+
+    scores: [n,C,C], zero above the diagonal · q, k: [n,C,K] decayed from the start and to the end of the chunk, as
     the state that enters and the state that leaves need them · total: [n,1,K], all the gates' product."""
 
     scores: Tensor

@@ -1,4 +1,4 @@
-"""Which launches a shape gets: how the kernels of linear attention are laid over a GPU.
+"""Schedules choose the launches of a shape: how the kernels of linear attention are laid out on a GPU.
 
 A program owns one segment of one sequence, one head and one block of V, and walks the segment's chunks of C tokens
 with the state on chip. One segment a sequence needs no other launch; shorter ones make more programs, and need the
@@ -54,7 +54,7 @@ def choose(
 
 
 def candidates(T: int, K: int, V: int, *, operand: torch.dtype) -> list[Schedule]:
-    """What tuning tries, at most six: all that `choose` can return, and each with half the block of V."""
+    """Returns what tuning tries, at most six: all that `choose` can return, and each with half the block of V."""
     segments = [None, *(size for size in (SHORT, 4 * SHORT) if size < T)]
     whole = min(_largest(operand), power_of_two(V))
     widths = dict.fromkeys((whole, max(16, whole // 2)))

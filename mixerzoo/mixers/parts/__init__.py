@@ -1,4 +1,4 @@
-"""What mixers are made of: the contract, the frame of the linear ones, windows, norms, positions, caches, bounds."""
+"""Mixers are made of these: the contract, the frame of the linear ones, windows, norms, positions, caches, bounds."""
 
 from .contract import Mixer, Output, Shared
 from .depth_shared import DepthShared, FirstValue

@@ -25,7 +25,7 @@ Shared = Mapping[str, Tensor]
 
 
 class Output(NamedTuple):
-    """What `prefill` and `step` return."""
+    """Holds what `prefill` and `step` return."""
 
     y: Tensor
     state: Any

@@ -21,7 +21,7 @@ class KVCache(NamedTuple):
 
 
 class FixedKVCache(NamedTuple):
-    """As `KVCache`, with S slots for good: the token at position p is in slot p mod S."""
+    """Is as `KVCache` with S slots for good: the token at position p is in slot p mod S."""
 
     keys: Tensor
     values: Tensor

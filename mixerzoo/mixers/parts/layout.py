@@ -1,4 +1,4 @@
-"""Where the tokens of a batch stand: positions, padding, packed documents, and the ways through an image."""
+"""A layout says where the tokens of a batch stand: positions, padding, packed documents, ways through an image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known about a mixer without building it."""
+"""A spec says what is known about a mixer without building it."""
 
 from __future__ import annotations
 
