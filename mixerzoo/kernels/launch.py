@@ -18,8 +18,8 @@ Arguments = dict[str, Tensor | int | float | None]
 class Program:
     """Names what Triton compiles: a kernel and its constants.
 
-    `on_amd` and `on_ampere` (NVIDIA before sm_90) are the constants that differ there. All launches that share a program
-    use one object, since it keeps what was compiled for it.
+    `on_amd` and `on_ampere` (NVIDIA before sm_90) are the constants that differ there. Launches share one object,
+    since it keeps what was compiled for it.
 
     max_registers: what a thread may have on NVIDIA, None leaves it to the assembler, which may move a few of them to
     memory so that one more program fits a multiprocessor.
