@@ -234,7 +234,7 @@ def test_a_gate_per_head_is_the_same_gate_on_every_channel(K: int) -> None:
 @pytest.mark.parametrize("K", [1, 3, 16])
 def test_hgrn2_is_gated_linear_attention_with_tied_keys(K: int, gamma: float) -> None:
     inputs = hgrn2_cases.make_inputs(K=K, gamma=gamma)
-    f = gamma + (1 - gamma) * inputs.pop("x").sigmoid()
+    f = gamma + (1 - gamma) * inputs.pop("logits").sigmoid()
     del inputs["lower_bound"]
     x = hgrn2_cases.make_inputs(K=K, gamma=gamma)
     assert_close(hgrn2(**x), gated_linear_attention(**inputs, k=1 - f, log_f=f.log()))
@@ -242,7 +242,7 @@ def test_hgrn2_is_gated_linear_attention_with_tied_keys(K: int, gamma: float) ->
 
 def test_hgrn2_with_expand_one_is_hgrn1s_real_scan() -> None:
     inputs = hgrn2_cases.make_inputs(H=5, K=1, V=1, gamma=0.5)
-    f = (0.5 + 0.5 * inputs["x"].sigmoid()).squeeze(-1).flatten(2)
+    f = (0.5 + 0.5 * inputs["logits"].sigmoid()).squeeze(-1).flatten(2)
     h, state = gated_scan((1 - f) * inputs["v"].flatten(2), f.log(), initial_state=inputs["initial_state"].flatten(1))
     expected = inputs["q"] * h.unflatten(-1, (5, 1)), state.view_as(inputs["initial_state"])
     assert_close(hgrn2(**inputs), expected)
