@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from .triton_programs import Variant, operand_of, variant
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One call: q [B,T,H,K], v [B,T,H,V]; k [B,T,H,K] with log_f [B,T,H,K] or [B,T,H,1]; or logits and lower_bound.
+    """Plans one call: q [B,T,H,K], v [B,T,H,V]; k [B,T,H,K] with log_f [B,T,H,K] or [B,T,H,1]; or logits and lower_bound.
 
     Logits are [B,T,H,K], the lower bound is [H,K]; what a call does not have is None. Without a schedule the table
     chooses one. Both passes write into tensors that `outputs` and `gradients` allocate.
@@ -32,27 +33,27 @@ class Call:
     direction: str = "causal"
     schedule: Schedule | None = None
 
-    @property
+    @cached_property
     def inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Returns q, k or logits, v, log_f or lower_bound."""
         source, gate = (self.logits, self.lower_bound) if self.k is None else (self.k, self.log_f)
         assert source is not None and gate is not None
         return self.q, source, self.v, gate
 
-    @property
+    @cached_property
     def dtypes(self) -> tuple[torch.dtype, torch.dtype, torch.dtype]:
         """Returns those of q, k or logits, and v."""
         q, source, v, _ = self.inputs
         return q.dtype, source.dtype, v.dtype
 
-    @property
+    @cached_property
     def kind(self) -> str:
         """Returns "logits", or whether every "channel" or "head" has a gate log_f."""
         if self.log_f is None:
             return "logits"
         return "head" if self.log_f.shape[3] == 1 else "channel"
 
-    @property
+    @cached_property
     def variant(self) -> Variant:
         """Returns all that decides what is compiled."""
         (_, T, H, K), V, dtypes, schedule = self.q.shape, self.v.shape[3], self.dtypes, self.schedule
@@ -74,7 +75,7 @@ class Call:
         """Says whether `decode` can take the place of `forward`."""
         return is_one_token(self.q, self.cu_seqlens, self.direction)
 
-    @property
+    @cached_property
     def sequences(self) -> int:
         return self.q.shape[0] if self.cu_seqlens is None else self.cu_seqlens.shape[0] - 1
 
@@ -212,11 +213,11 @@ class Call:
             "scale": float(self.scale),
         }
 
-    @property
+    @cached_property
     def _operand(self) -> torch.dtype:
         return operand_of(*self.dtypes)
 
-    @property
+    @cached_property
     def _precision(self) -> torch.dtype:
         return torch.promote_types(self._operand, torch.float32)
 
