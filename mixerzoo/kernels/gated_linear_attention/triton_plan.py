@@ -15,7 +15,7 @@ from .triton_programs import Variant, operand_of, variant
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """Plans one call: q [B,T,H,K], v [B,T,H,V]; k [B,T,H,K] with log_f [B,T,H,K] or [B,T,H,1]; or logits and lower_bound.
+    """Plans a call: q [B,T,H,K], v [B,T,H,V]; k [B,T,H,K] with log_f [B,T,H,K] or [B,T,H,1]; or logits and lower_bound.
 
     Logits are [B,T,H,K], the lower bound is [H,K]; what a call does not have is None. Without a schedule the table
     chooses one. Both passes write into tensors that `outputs` and `gradients` allocate.
