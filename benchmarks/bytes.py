@@ -1,10 +1,10 @@
-"""Bytes that HGRN2 moves, forward and backward: ours and flash-linear-attention's, counted in one way, without a GPU.
+"""Counts the bytes that HGRN2 moves, forward and backward, without a GPU: ours and flash-linear-attention's.
 
     python benchmarks/bytes.py [--smoke] [--out FILE]
 
-Both run in Triton's interpreter with every load and store watched: see `mixerzoo.kernels.check.bytes` for what counts.
-A peer that isn't installed is reported as absent. Its kernels run as they are; what they need of an interpreter that
-was not written for them is `peer_in_interpreter`. Bytes don't depend on values, and per token hardly on the length.
+Both run in Triton's interpreter, which watches every load and store: `mixerzoo.kernels.check.bytes` says what counts.
+A peer that isn't installed is reported as absent. Its kernels run unchanged; `peer_in_interpreter` gives them what they
+need to run there. Bytes don't depend on values, and per token hardly on the length.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def peer(function: Callable[..., Tensor]) -> Op:
 
 
 def peer_hgrn2(q: Tensor, x: Tensor, v: Tensor, lower_bound: Tensor) -> Tensor:
-    """What its HGRN2 layer does between the projections and the norm, in any layer but the first."""
+    """Does the peer's HGRN2 layer between the projections and the norm, in any layer but the first."""
     swish = importlib.import_module("fla.modules.activations").swish
     log_f = torch.logaddexp(lower_bound.log(), torch.log1p(-lower_bound) + F.logsigmoid(x))
     k = (1 - log_f.exp()).to(v)
@@ -86,7 +86,7 @@ CONTENDERS: tuple[tuple[str, str, Op, tuple[str, ...]], ...] = (
 
 
 def make_inputs(names: tuple[str, ...], sizes: Sizes, width: int) -> list[Tensor]:
-    """bf16, but for the lower bound: a parameter, in fp32."""
+    """Makes inputs in bf16; the lower bound, a parameter, is in fp32."""
     shapes = {"lower_bound": (sizes.H, width)}
     full = (sizes.B, sizes.T, sizes.H, width)
     return [
@@ -113,12 +113,12 @@ def row(op: str, who: str, width: int, moved: Moved) -> dict[str, Any]:
 
 
 def peer_in_interpreter() -> bool:
-    """Whether flash-linear-attention is installed; if so, changes this process so that its kernels run here.
+    """Makes flash-linear-attention's kernels run in this process. Returns False if it isn't installed.
 
-    1. it asks Triton's driver for a device when it is imported, and its autotuner for times: all configurations are
-       as good here, and the first is taken;
-    2. its kernels take loop variables for tensors, which are plain ints in the interpreter;
-    3. comparisons of two scalars must be bool, to go into a mask together with tensors.
+    1. It asks Triton's driver for a device when it is imported, and its autotuner for times. All configurations are as
+       good here, so the first is taken.
+    2. Its kernels use loop variables as tensors; in the interpreter they are plain ints.
+    3. Comparisons of two scalars must be bool, so that they go into a mask together with tensors.
     """
     if importlib.util.find_spec("fla") is None:
         return False
@@ -159,7 +159,7 @@ def peer_in_interpreter() -> bool:
 
 
 def _scalars(*bounds: Any) -> Iterator[Any]:
-    """`range` as Triton's compiler sees it: of int32 scalars."""
+    """Iterates like `range` in Triton's compiler: over int32 scalars."""
     import numpy as np
     import triton.language as tl
     from triton.runtime.interpreter import TensorHandle
@@ -169,7 +169,7 @@ def _scalars(*bounds: Any) -> Iterator[Any]:
 
 
 def report(record: dict[str, Any]) -> str:
-    """The results as Markdown."""
+    """Returns the results as Markdown."""
     header = ("op", "K = V", "of", "launches", "forward", "backward", "sum", "/ compulsory", "requested")
     lines = [header, ("---", "---", "---", *["---:"] * 6)]
     for row in record["rows"]:

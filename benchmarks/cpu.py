@@ -1,9 +1,9 @@
-"""Speed and memory of the ops on a CPU, side by side with their peers in one process.
+"""Measures speed and memory of the ops on a CPU, side by side with their peers in one process.
 
     python benchmarks/cpu.py [--smoke] [--out FILE]
 
 Contenders take turns (A B C A B C ...), so that a change in the machine's load meets all of them; medians are compared.
-The slow ones sit out once they have used up their budget. A peer that isn't installed is reported as absent.
+A slow contender stops once its budget is used up. A peer that isn't installed is reported as absent.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from mixerzoo.kernels.gated_scan import cases as scan_cases
 from mixerzoo.kernels.gated_scan import gated_scan
 from mixerzoo.kernels.hgrn2 import cases as hgrn2_cases
 from mixerzoo.kernels.hgrn2 import hgrn2
-from mixerzoo.mixers.base import Mixer
+from mixerzoo.mixers.parts.contract import Mixer
 from mixerzoo.tasks.provenance import installed_version, provenance
 
 Run = Callable[[], Any]
@@ -79,7 +79,7 @@ def scan_inputs(sizes: Sizes, T: int) -> Inputs:
 
 
 def attention_inputs(sizes: Sizes, T: int) -> Inputs:
-    """[B,H,T,K], the layout that torch's attention is fastest with."""
+    """Makes inputs [B,H,T,K], the fastest layout of torch's attention."""
     inputs = gla_inputs(sizes, T)
     names = {"q": "query", "k": "key", "v": "value"}
     return {theirs: inputs[ours].transpose(1, 2).contiguous() for ours, theirs in names.items()}
@@ -99,9 +99,9 @@ PEERS = {
 
 
 def find_peer(name: str) -> Op | None:
-    """The peer, taking the inputs of our op, or None where its package is missing.
+    """Returns the peer as a function of our op's inputs; None if its package is missing.
 
-    Raises AssertionError if it computes something else, since then the times would not compare the same work.
+    Raises AssertionError if it computes something else: then the times would not compare the same work.
     """
     module, arguments, ours = PEERS[name]
     try:
@@ -117,7 +117,7 @@ def find_peer(name: str) -> Op | None:
 
 
 def forward_backward(op: Op, inputs: Inputs) -> Run:
-    """One call of both passes, with gradients for all inputs. That of the output is drawn once, in the first call."""
+    """Runs both passes once, with gradients for all inputs. The first call draws the output's gradient."""
     tensors = [x.requires_grad_() for x in inputs.values() if isinstance(x, Tensor)]
     gradient: list[Tensor] = []
 
@@ -131,7 +131,7 @@ def forward_backward(op: Op, inputs: Inputs) -> Run:
 
 
 def speed(sizes: Sizes) -> list[dict[str, Any]]:
-    """Seconds of one forward and backward pass: a row for every op and length."""
+    """Returns the seconds of one forward and backward pass: a row for every op and length."""
     contenders, absent = {}, []
     plan = [(name, T) for T in (sizes.short, sizes.long) for name in (*OURS, "scaled_dot_product_attention")]
     for name, T in (*plan, ("gated_scan", sizes.long)):
@@ -153,7 +153,7 @@ def speed(sizes: Sizes) -> list[dict[str, Any]]:
 def interleave(
     contenders: dict[Any, Run], rounds: int, budget: float, progress: Callable[[str], None] = lambda message: None
 ) -> dict[Any, list[float]]:
-    """Seconds of every call. The first warms up and counts only where the budget allowed no other."""
+    """Returns the seconds of every call. The first warms up; it counts only if the budget allowed no other."""
     times: dict[Any, list[float]] = {name: [] for name in contenders}
     for turn in range(rounds + 1):
         for name, run in contenders.items():
@@ -166,7 +166,10 @@ def interleave(
 
 
 def memory(sizes: Sizes) -> list[dict[str, Any]]:
-    """Peak memory of one forward and backward pass, inputs and gradients included; a fresh process for every number."""
+    """Returns the peak memory of one forward and backward pass, inputs and gradients included.
+
+    Every number is measured in a fresh process.
+    """
     rows = []
     for name in OPS:
         for T in sizes.memory_lengths:
@@ -177,7 +180,7 @@ def memory(sizes: Sizes) -> list[dict[str, Any]]:
 
 
 def peak_memory(name: str, sizes: Sizes, T: int) -> int | None:
-    """Bytes by which the process' resident memory peaks above where it stood; None where Linux' /proc is missing."""
+    """Returns the peak of the process's resident memory above its start, in bytes; None without Linux' /proc."""
     op, make_inputs = OPS[name]
     forward_backward(op, make_inputs(sizes, 64))()  # starts the threads and loads what is loaded late
     try:
@@ -190,7 +193,7 @@ def peak_memory(name: str, sizes: Sizes, T: int) -> int | None:
 
 
 def steps(sizes: Sizes) -> list[dict[str, Any]]:
-    """Seconds of one `step` early and late in a sequence, for every mixer with a state of constant size."""
+    """Returns the seconds of one `step` early and late in a sequence, for every mixer with a state of constant size."""
     rows = []
     for name in list_mixers():
         if "constant_state" not in mixer_info(name).capabilities:
@@ -209,7 +212,7 @@ def steps(sizes: Sizes) -> list[dict[str, Any]]:
 
 
 def claims(sizes: Sizes, results: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """What is promised of the ops, as `measured` against `bound`; `measured` is None where something is absent."""
+    """Returns the ops' promises, as `measured` against `bound`; `measured` is None if something is absent."""
     seconds = {(row["op"], row["T"]): row["seconds"] for row in results["speed"]}
     peak = {(row["op"], row["T"]): row["bytes"] for row in results["memory"]}
     short, long = sizes.short, sizes.long
@@ -236,7 +239,7 @@ def claims(sizes: Sizes, results: dict[str, list[dict[str, Any]]]) -> list[dict[
 
 
 def report(record: dict[str, Any]) -> str:
-    """The results as Markdown."""
+    """Returns the results as Markdown."""
     machine = record["provenance"]
     speed_rows = [(row["op"], row["T"], _milliseconds(row["seconds"]), len(row["all"])) for row in record["speed"]]
     memory_rows = [
@@ -292,7 +295,7 @@ def main() -> None:
 
 
 def _states_at(mixer: Mixer, positions: tuple[int, ...]) -> list[Any]:
-    """The states of one sequence after so many tokens, every token really read."""
+    """Returns the states of one sequence after so many tokens, every token really read."""
     states, state, position = [], None, 0
     for target in positions:
         while position < target:

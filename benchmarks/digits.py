@@ -1,8 +1,8 @@
-"""Every mixer reads scikit-learn's handwritten digits: test accuracy and time of `mixerzoo train vision`'s default.
+"""Trains every mixer on scikit-learn's handwritten digits: accuracy and time of `mixerzoo train vision`'s default.
 
     python benchmarks/digits.py [--threads 2] [--smoke] [--out FILE]
 
-One mixer after the other, each in a process of its own, by the command that a user would give.
+One mixer runs after the other, each in a process of its own, by the command that a user would give.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ ACCURACY, SECONDS = 97.0, 180.0
 
 
 def train(mixer: str, threads: int, settings: list[str]) -> dict[str, Any]:
-    """What became of one run; `seconds` is the whole command's, imports and evaluation included.
+    """Runs one training and returns its result; `seconds` is the whole command's, imports and evaluation included.
 
-    `cpu_seconds` is the time that cores worked on it: it tells what a busy machine hides.
+    `cpu_seconds` is the time that cores worked on it; a busy machine doesn't change it.
     """
     command = [sys.executable, "-m", "mixerzoo.cli", "train", "vision", "--data", "digits"]
     command += ["--model", f"zoo_{mixer}_tiny_patch16_224", *settings]
@@ -49,7 +49,7 @@ def train(mixer: str, threads: int, settings: list[str]) -> dict[str, Any]:
 
 
 def cpu_seconds() -> float:
-    """Of all processes that this one has started and that have ended."""
+    """Returns the CPU time of all ended processes that this one has started."""
     times = os.times()
     return times.children_user + times.children_system
 
@@ -71,7 +71,7 @@ def claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def report(record: dict[str, Any]) -> str:
-    """The results as Markdown."""
+    """Returns the results as Markdown."""
     machine = record["provenance"]
     lines = ["| mixer | test accuracy % | last epoch % | parameters | seconds | CPU seconds |"]
     lines.append("| --- | ---: | ---: | ---: | ---: | ---: |")

@@ -1,7 +1,7 @@
-"""A baseline of Pathfinder: what the distance of the two discs tells alone, without the curves.
+"""A baseline of Pathfinder guesses from the distance of the two discs alone, without the curves.
 
-A snake's ends lie neither as close together nor as far apart as the ends of two snakes. The guess for a distance is the
-label that is more frequent at it in the training images.
+The ends of one snake are neither as close together nor as far apart as the ends of two snakes. The guess for a distance
+is its more frequent label in the training images.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ROWS, TRAINING_BATCHES = 100, 200
 
 
 def disc_distance_accuracy(task: Task) -> float:
-    """Accuracy on the test images of a Pathfinder task."""
+    """Returns the accuracy on the test images of a Pathfinder task."""
     near, labels = _distances(task, "train", TRAINING_BATCHES)
     counts = np.zeros((int(near.max()) + 1, 2))
     np.add.at(counts, (near, labels), 1)
@@ -26,7 +26,7 @@ def disc_distance_accuracy(task: Task) -> float:
 
 
 def disc_distances(images: np.ndarray) -> np.ndarray:
-    """int64 [N], rounded, of float [N,H,W]: between the two brightest places of 3 x 3 pixels that don't overlap."""
+    """Maps float [N,H,W] to int64 [N], rounded: the distance of the two brightest separate places of 3 x 3 pixels."""
     count, height, width = images.shape
     padded = np.pad(images, ((0, 0), (1, 1), (1, 1)))
     light = np.sum([padded[:, y : y + height, x : x + width] for y in range(3) for x in range(3)], axis=0)

@@ -1,11 +1,11 @@
-"""What a call of HGRN2 costs the host: ours and flash-linear-attention's, on a GPU that does nothing, without a GPU.
+"""Measures a call's host time for HGRN2, ours and flash-linear-attention's, on an idle GPU that needn't be there.
 
     python benchmarks/host.py [--smoke] [--out FILE]
 
-Where tensors are small, a GPU waits for the host, which checks, plans, allocates and launches. Everything is done here
+If tensors are small, a GPU waits for the host, which checks, plans, allocates and launches. Everything is done here
 but the launch itself: Triton's last step is a function that returns. torch's own operations run on the CPU, on tensors
-so small that what they compute hardly counts. Contenders take turns, and medians are compared. A peer that isn't
-installed is a row with its error.
+so small that their work hardly counts. Contenders take turns, and medians are compared. If a peer isn't installed, its
+row holds the error.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Run = Callable[[], Any]
 
 
 def passes(length: int) -> dict[str, dict[str, Run]]:
-    """By pass and name."""
+    """Returns runs by pass and name."""
     q, x, v = (torch.randn(1, length, 1, WIDTH).bfloat16().requires_grad_() for _ in range(3))
     bound = torch.full((1, WIDTH), 0.5, requires_grad=True)
     inputs, dy = (q, x, v, bound), torch.randn_like(v)
@@ -54,7 +54,7 @@ def passes(length: int) -> dict[str, dict[str, Run]]:
 
 
 def steps() -> dict[str, Run]:
-    """One token, from a state."""
+    """Returns runs of one token, from a state."""
     q, x, v = (torch.randn(1, 1, 1, WIDTH).bfloat16() for _ in range(3))
     bound, state = torch.full((1, WIDTH), 0.5), torch.zeros(1, 1, WIDTH, WIDTH)
 
@@ -83,13 +83,16 @@ def peer() -> Callable[..., Tensor]:
 
 
 def gates(q: Tensor, x: Tensor, v: Tensor, bound: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The chain between projections and kernel in flash-linear-attention's layer."""
+    """Does the chain between projections and kernel in flash-linear-attention's layer."""
     log_f = torch.logaddexp(bound.log(), torch.log1p(-bound) + F.logsigmoid(x))
     return F.silu(q), (1 - log_f.exp()).to(v), log_f
 
 
 def peer_on_an_idle_gpu() -> Any:
-    """flash-linear-attention asks torch for the GPU, and its autotuner would time what runs nothing."""
+    """Patches torch and Triton for flash-linear-attention.
+
+    It asks torch for the GPU, and its autotuner would time launches that run nothing.
+    """
     from triton.runtime.autotuner import Autotuner
 
     properties = SimpleNamespace(shared_memory_per_block_optin=227 * 1024, multi_processor_count=132)
@@ -104,7 +107,7 @@ def peer_on_an_idle_gpu() -> Any:
 
 
 def compete(runs: dict[str, Run], rounds: int) -> dict[str, dict[str, Any]]:
-    """Medians by name; what a peer fails with is its row."""
+    """Returns medians by name; if a peer fails, its row holds the error."""
     errors: dict[str, str] = {}
     times: dict[str, list[float]] = {who: [] for who in runs}
     for who, run in runs.items():
@@ -126,7 +129,7 @@ def compete(runs: dict[str, Run], rounds: int) -> dict[str, dict[str, Any]]:
 
 
 def claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What is promised of both passes and of inference, as `measured` against `bound`; None where a peer is absent."""
+    """Returns the promises for both passes and inference, as `measured` against `bound`; None if a peer is absent."""
     times = {(row["what"], row["who"]): row["microseconds"] for row in rows}
     promised = []
     for what in dict.fromkeys(row["what"] for row in rows if row["what"] != TOKEN):

@@ -1,4 +1,4 @@
-"""A GPU that does nothing: Triton compiles for it and hands its launches to a function. Tensors are the CPU's."""
+"""An idle GPU runs nothing: Triton compiles for it and hands its launches to a function. Tensors are the CPU's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from mixerzoo.kernels import launch
 
 
 class _Driver:
-    """What Triton's JIT asks of a driver. `launched(name of the kernel, its code, grid, arguments)`."""
+    """Answers what Triton's JIT asks of a driver.
+
+    It calls `launched(name of the kernel, its code, grid, arguments)`.
+    """
 
     def __init__(self, capability: int, launched: Callable[..., None]) -> None:
         self.target, self.launched = GPUTarget("cuda", capability, 32), launched
@@ -44,7 +47,7 @@ class _Driver:
 
 @contextmanager
 def idle_gpu(launched: Callable[..., None] = lambda *what: None, capability: int = 90) -> Iterator[None]:
-    """Our ops take tensors on the CPU for ones on this GPU."""
+    """Makes our ops treat tensors on the CPU as tensors on this GPU."""
     driver.set_active(_Driver(capability, launched))
     with patch.object(launch, "interpreted", lambda: True):
         yield

@@ -1,13 +1,13 @@
-"""What the mixers learn on a CPU: small studies of the diagnostics and of Long Range Arena, all by `mixerzoo ablate`.
+"""Trains the mixers on a CPU, in small studies of the diagnostics and of Long Range Arena, all by `mixerzoo ablate`.
 
     python benchmarks/learning.py --imdb aclImdb --out benchmarks/results     # hours on one core
     python benchmarks/learning.py mqar languages --out DIR                    # some of them
     python benchmarks/learning.py --smoke --out DIR                           # two mixers, four steps: does it run
 
-Every study is a grid of all mixers and two seeds, of one size (parameters matched) and on the same data in the same
-order, in a folder of its own below --runs. Finished runs are skipped, so that a stopped study goes on where it was.
-Its tables and figures are copied to OUT/learning/STUDY, and OUT/learning.json holds what is claimed beside what all
-the studies in OUT measured.
+Every study is a grid of all mixers and two seeds, in a folder of its own below --runs. All its models have one size
+(parameters matched) and see the same data in the same order. Finished runs are skipped, so that a stopped study
+resumes. Its tables and figures are copied to OUT/learning/STUDY. OUT/learning.json holds the claims beside what all the
+studies in OUT measured.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ REVIEWS = {"train": 5000, "test": 1000}  # of each class: all 50,000 would take 
 
 
 class Claim(NamedTuple):
-    """A column of summary.csv, less the column `baseline`, is at least `bound`, or with `at_most` at most that.
+    """Claims that a column of summary.csv, less the column `baseline`, is at least `bound`; with `at_most`, at most.
 
-    mixers: of whom it is claimed; all, if there are none. task: of studies that have several.
+    mixers: the claim's mixers; all, if there are none. task: its task, in a study of several.
     """
 
     bound: float
@@ -47,7 +47,7 @@ class Claim(NamedTuple):
     at_most: bool = False
 
     def check(self, study: str, rows: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
-        """A row for every mixer."""
+        """Returns a row for every mixer."""
         what = "accuracy" if self.column == "mean" else f"accuracy at {self.column}"
         what += f" less that of {self.baseline!r}" if self.baseline else ""
         checked = []
@@ -72,7 +72,7 @@ class Claim(NamedTuple):
 
 
 class Study(NamedTuple):
-    """A grid: its tasks, what it sets besides their defaults, what is claimed of it, and what is tuned on all seeds."""
+    """Describes a grid: its tasks, its settings besides their defaults, its claims, and what is tuned on all seeds."""
 
     tasks: str
     settings: tuple[str, ...]
@@ -131,7 +131,7 @@ STUDIES = {
 
 
 def run(name: str, study: Study, arguments: argparse.Namespace) -> Path:
-    """Train what is not trained yet. Returns the study's folder."""
+    """Trains what is not trained yet. Returns the study's folder."""
     settings = list(study.settings)
     if study.tasks == "lra/text":
         settings.append(f"task.lra_dir={sample(arguments.imdb, arguments.runs / 'imdb', arguments.smoke)}")
@@ -146,7 +146,7 @@ def run(name: str, study: Study, arguments: argparse.Namespace) -> Path:
 
 
 def sample(imdb: Path, folder: Path, smoke: bool) -> Path:
-    """Reviews of IMDB at even distances in the order of their names, as a folder of the same layout."""
+    """Samples reviews of IMDB at even distances in the order of their names, as a folder of the same layout."""
     for part, count in REVIEWS.items():
         for kind in ("neg", "pos"):
             reviews = sorted((imdb / part / kind).glob("*.txt"))
@@ -162,7 +162,7 @@ def sample(imdb: Path, folder: Path, smoke: bool) -> Path:
 
 
 def keep(name: str, folder: Path, results: Path) -> None:
-    """Copy a study's tables and figures, and draw what is its own."""
+    """Copies a study's tables and figures, and draws its own figures."""
     kept = results / "learning" / name
     kept.mkdir(parents=True, exist_ok=True)
     for file in (*folder.glob("*.csv"), *folder.glob("*.md"), *folder.glob("*.png")):

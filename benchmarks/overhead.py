@@ -1,10 +1,10 @@
-"""What the ablation's runner costs besides training, and how long 10,000 finished runs take to load and to report.
+"""Measures the ablation runner's cost besides training, and the time to load and report 10,000 finished runs.
 
     python benchmarks/overhead.py [--workers 2] [--runs 4] [--seconds 20] [--rows 10000] [--smoke] [--out FILE]
 
-The first part is `mixerzoo ablate` as a user calls it, some runs for every worker: all wall time of the workers that
-learning curves don't count as training is overhead, imports, data, evaluation and the report included. The second makes
-copies of one of those runs with other settings and other values, by the store's own writer, and times `mixerzoo report`
+The first part is `mixerzoo ablate` as a user calls it, with some runs for every worker. Wall time of the workers that
+learning curves don't count as training is overhead: imports, data, evaluation and the report included. The second part
+makes copies of one of those runs with other settings and values, by the store's own writer. It times `mixerzoo report`
 on them.
 """
 
@@ -26,8 +26,8 @@ from time import perf_counter
 from typing import Any
 
 from mixerzoo import list_mixers
-from mixerzoo.ablation.execute import Options, execute
-from mixerzoo.ablation.store import Row, Store
+from mixerzoo.ablation.running.execute import Options, execute
+from mixerzoo.ablation.running.store import Row, Store
 from mixerzoo.tasks import BackboneConfig, RunConfig, TrainConfig, build_task
 from mixerzoo.tasks.provenance import provenance
 from mixerzoo.tasks.train import Point
@@ -36,7 +36,7 @@ OVERHEAD, REPORT = 0.10, 10.0
 
 
 def ablate(directory: Path, steps: int, workers: int, runs: int) -> dict[str, Any]:
-    """One grid by the command line, and where its wall time went."""
+    """Runs one grid by the command line, and accounts for its wall time."""
     command = [sys.executable, "-m", "mixerzoo.cli", "ablate", "--mixers", "attention", "--task", "mqar"]
     command += ["--match", "none", "--no-plots", "--threads", "1"]
     command += ["--seeds", str(runs * workers), "--workers", str(workers)]
@@ -72,7 +72,7 @@ def configuration(mixer: str, dim: int, depth: int, lr: float, seed: int, steps:
 
 
 def variations(row: Row, count: int) -> Iterator[RunConfig]:
-    """Mixers, widths, depths and learning rates, each with five seeds."""
+    """Varies mixers, widths, depths and learning rates, each with five seeds."""
     steps, task = row.config["train"]["steps"], build_task("mqar")
     axes = product(list_mixers(), range(64, 704, 64), range(2, 6), [1e-3 * 1.3**n for n in range(10)], range(5))
     return (replace(configuration(*values, steps), task=task) for values in islice(axes, count))

@@ -1,11 +1,11 @@
-"""Prefill and decode tokens a second, and memory, against context length, for every mixer as a language model.
+"""Measures prefill and decode tokens a second, and memory, over context length, for every mixer as a language model.
 
     python benchmarks/serving.py [--out FILE] [--smoke] [--device cuda] [--contexts 1024,4096] [--mixers hgrn2,gla]
 
-What is timed is what serves: `MixerForCausalLM` takes a prompt into its cache, whole or in pieces, then makes one token
-after the other from it, greedily. Random weights, one sequence; fp32 on a CPU, bf16 on a GPU. Every mixer has a process
-of its own, in which contexts take turns at decoding, so that a change in the machine's load meets all of them; medians
-count. A mixer that fails is rows with its error. FILE, and a plot beside it, are written after every mixer.
+It times real serving: `MixerForCausalLM` takes a prompt into its cache, whole or in pieces, then makes one token after
+the other from it, greedily. Random weights, one sequence; fp32 on a CPU, bf16 on a GPU. Every mixer has a process of
+its own. There, contexts take turns at decoding, so that a change in the machine's load meets all of them; medians
+count. If a mixer fails, its rows hold the error. FILE, and a plot beside it, are written after every mixer.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from mixerzoo import list_mixers, mixer_info
 from mixerzoo.tasks.files import to_json, write_atomically
 from mixerzoo.tasks.lm import MixerConfig, MixerForCausalLM
-from mixerzoo.tasks.lm.cache import CACHE_NAME
+from mixerzoo.tasks.lm.transformers_model.cache import CACHE_NAME
 from mixerzoo.tasks.provenance import provenance
 
 SETTINGS = {"hgrn2": {"expand": 64}}  # heads of width 64, as many as the others have
@@ -89,7 +90,7 @@ def main() -> None:
 
 
 def rows(mixer: str, sizes: Sizes, device: str) -> list[dict[str, Any]]:
-    """What a process of its own measured, a row for every context; only its error if it failed or was killed."""
+    """Returns a row for every context, measured in a process of its own; only its error if it failed or was killed."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         try:
             found = process.submit(serve, mixer, sizes, device).result()
@@ -102,7 +103,10 @@ def rows(mixer: str, sizes: Sizes, device: str) -> list[dict[str, Any]]:
 
 @torch.inference_mode()
 def serve(mixer: str, sizes: Sizes, device: str) -> list[dict[str, Any]]:
-    """A mixer's rows. A prompt is taken in as often as the budget allows, its last cache is kept for decoding."""
+    """Returns a mixer's rows.
+
+    A prompt is taken in as often as the budget allows; its last cache is used for decoding.
+    """
     torch.manual_seed(0)
     model: Any = make_model(mixer, sizes)
     model.to(device, torch.float32 if device == "cpu" else torch.bfloat16).eval()
@@ -152,7 +156,7 @@ def make_model(mixer: str, sizes: Sizes) -> MixerForCausalLM:
 
 
 def prefill(model: MixerForCausalLM, ids: Tensor, piece: int | None) -> tuple[Tensor, Any]:
-    """A prompt [1,T]: the most likely next token [1,1], and the cache to go on from."""
+    """Takes in a prompt [1,T]. Returns the most likely next token [1,1], and the cache to continue from."""
     cache = None
     for part in ids.split(piece or ids.shape[1], dim=1):
         out = model(input_ids=part, cache=cache, use_cache=True, logits_to_keep=1)
@@ -161,7 +165,7 @@ def prefill(model: MixerForCausalLM, ids: Tensor, piece: int | None) -> tuple[Te
 
 
 def decode(model: MixerForCausalLM, token: Tensor, cache: Any, count: int, device: str) -> tuple[Tensor, list[float]]:
-    """The token after the next `count` greedy ones, and the seconds of each. The cache goes on."""
+    """Returns the token after the next `count` greedy ones, and the seconds of each. The cache advances."""
 
     def step() -> Tensor:
         return model(input_ids=token, cache=cache, use_cache=True).logits[:, -1:].argmax(-1)
@@ -182,13 +186,13 @@ def timed(run: Callable[[], Any], device: str) -> tuple[Any, float]:
 
 
 def cache_bytes(cache: Any) -> int:
-    """Of all layers' states; their positions, 8 bytes a layer, not counted."""
-    tensors = (tensor for layer in cache.layers for tensor in layer.state)
+    """Returns the bytes of all layers' states, without their positions, 8 bytes a layer."""
+    tensors = (tensor for layer in cache.layers for tensor in tree_leaves(layer.state))
     return sum(tensor.nbytes for tensor in tensors if tensor.is_floating_point() or tensor.is_complex())
 
 
 def peak_memory(device: str) -> int | None:
-    """The most memory that this process, or torch on its GPU, has ever held; None where Linux' /proc is missing."""
+    """Returns the peak memory of this process, or of torch on its GPU; None without Linux' /proc."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     try:
@@ -199,7 +203,7 @@ def peak_memory(device: str) -> int | None:
 
 
 def claims(rows: list[dict[str, Any]], sizes: Sizes) -> list[dict[str, Any]]:
-    """A state of constant size neither grows nor slows down; keys and values grow with the context."""
+    """Checks that a state of constant size neither grows nor slows down, and that keys and values grow with context."""
     shortest, longest = min(sizes.contexts), max(sizes.contexts)
     found: dict[tuple[str, int], dict[str, Any]] = {
         (row["mixer"], row["context"]): row for row in rows if row["error"] is None
@@ -224,7 +228,7 @@ def claims(rows: list[dict[str, Any]], sizes: Sizes) -> list[dict[str, Any]]:
 
 
 def report(record: dict[str, Any]) -> str:
-    """The results as Markdown."""
+    """Returns the results as Markdown."""
     machine = record["provenance"]
     lines = ["| mixer | context | prefill tokens/s | decode tokens/s | cache | peak |"]
     lines.append("| --- | ---: | ---: | ---: | ---: | ---: |")
@@ -253,7 +257,7 @@ def save(record: dict[str, Any], file: Path) -> None:
 
 
 def draw(record: dict[str, Any], file: Path) -> None:
-    """Three panels over the context: prefill, decode, cache."""
+    """Draws three panels over the context: prefill, decode, cache."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, LogLocator
 

@@ -1,14 +1,14 @@
-"""All mixers read the same English, as language models of one size: perplexity a word, bits per byte, loss curves.
+"""Trains all mixers on the same English, as language models of one size: perplexity a word, bits per byte, loss curves.
 
     python benchmarks/text.py --train FILES --valid FILES --test NAME=FILES [--test ...] [--out FILE] [--smoke]
 
-FILES are paths and patterns with commas between, every file one document. Tokens are byte pairs learned on the training
-text: of 4096 a row holds three to four times the text that it would in bytes, for the same work. Width, depth and heads
-are common, the GLU's width brings every model to attention's size. Each mixer's learning rate is the best of the same
-few on the validation text, from short runs with a seed of their own. A seed decides the order of rows, so that all
+FILES are paths and patterns with commas between, every file one document. Tokens are 4096 byte pairs learned on the
+training text. A row of them holds three to four times as much text as one of bytes, for the same work. Width, depth and
+heads are common; the GLU's width brings every model to attention's size. Each mixer's learning rate is the best of the
+same few on the validation text, from short runs with a seed of their own. A seed decides the order of rows, so that all
 mixers read the same rows in the same order.
 
-Runs are kept in RUNS: called again, the script goes on where it was stopped. It writes FILE and, beside it, the curves.
+Runs are saved in RUNS: called again, a stopped script resumes. It writes FILE and, beside it, the curves.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def main() -> None:
 def claims(
     rows: list[dict[str, Any]], baseline: dict[str, dict[str, float]], train_tokens: int
 ) -> list[dict[str, Any]]:
-    """No text is read twice. The models are of one size, and know more than how frequent tokens are."""
+    """Checks that no text is read twice, that models are of one size, and that they beat token frequencies."""
     size = next(row["parameters"] for row in rows if row["mixer"] == REFERENCE)
     share = max(row["tokens"] for row in rows) / train_tokens
     found = [("tokens read / tokens of the training text", share, "<= 1", share <= 1)]
@@ -93,7 +93,7 @@ def claims(
 
 
 def report(record: dict[str, Any]) -> str:
-    """The results as Markdown: means over the seeds."""
+    """Returns the results as Markdown: means over the seeds."""
     tests = list(record["baseline"])
     columns = [f"{test}: {what}" for test in tests for what in ("perplexity a word", "bits per byte")]
     header = ["", "parameters", "learning rate", "state at 1K, bytes", *columns]
@@ -116,7 +116,7 @@ def cells(scores: list[dict[str, float]]) -> tuple[str, str]:
 
 
 def draw(record: dict[str, Any], file: Path) -> None:
-    """Training and validation loss over the tokens read, the mean over seeds, from lowest to highest as a band."""
+    """Draws training and validation loss over the tokens read: the mean over seeds, and lowest to highest as a band."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 

@@ -1,6 +1,6 @@
-"""The runs behind `text.py`: models of one size, their learning rates, trainings and tests.
+"""`text.py` uses these runs: models of one size, their learning rates, trainings and tests.
 
-Every run is one of `mixerzoo train lm`, in a folder that holds it when it is done, or from where it goes on.
+Every run is one of `mixerzoo train lm`, in a folder of its own: a finished run is read from it, a stopped one resumes.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from transformers import PreTrainedTokenizerFast
 from mixerzoo import list_mixers
 from mixerzoo.tasks.files import read_json, to_json, write_atomically
 from mixerzoo.tasks.lm import MixerConfig, MixerForCausalLM
-from mixerzoo.tasks.lm.data import load_tokens
+from mixerzoo.tasks.lm.build import load_model
+from mixerzoo.tasks.lm.data.sources import documents
+from mixerzoo.tasks.lm.data.text_data import load_tokens
+from mixerzoo.tasks.lm.data.token_files import END
 from mixerzoo.tasks.lm.evaluation import sliding
-from mixerzoo.tasks.lm.parts import load_model
 from mixerzoo.tasks.lm.recipe import DataConfig, LMRun, Training
-from mixerzoo.tasks.lm.sources import documents
-from mixerzoo.tasks.lm.tokens import END
 from mixerzoo.tasks.lm.training import Trainer, read_history
 
 REFERENCE = "attention"  # its model, with a GLU of 8/3, sets the size of all
@@ -57,7 +57,7 @@ SMOKE = Sizes(
 
 @dataclass(frozen=True)
 class Texts:
-    """Files for training and validation, and of every test by its name: patterns, every file one document."""
+    """Names the files for training and validation, and of every test by its name: patterns, every file one document."""
 
     train: str
     valid: str
@@ -69,7 +69,7 @@ def read(files: str) -> list[str]:
 
 
 def make_tokenizer(texts: Texts, sizes: Sizes, runs: Path) -> Path:
-    """The folder of a tokenizer of byte pairs, learned on the training text."""
+    """Learns a tokenizer of byte pairs on the training text. Returns its folder."""
     folder = runs / "tokenizer"
     if not (folder / "tokenizer.json").exists():
         tokenizer = Tokenizer(models.BPE())
@@ -87,7 +87,7 @@ def make_tokenizer(texts: Texts, sizes: Sizes, runs: Path) -> Path:
 
 
 class Comparison:
-    """All mixers on the same texts: `search` finds their learning rates, `rows` trains and tests with them."""
+    """Compares all mixers on the same texts: `search` finds their learning rates, `rows` trains and tests with them."""
 
     def __init__(self, texts: Texts, sizes: Sizes, runs: Path) -> None:
         self.texts, self.sizes, self.runs = texts, sizes, runs
@@ -95,7 +95,7 @@ class Comparison:
         self.models = {mixer: matched(mixer, sizes) for mixer in list_mixers()}
 
     def search(self) -> list[dict[str, Any]]:
-        """The validation loss of every mixer and learning rate; None where it diverged."""
+        """Returns the validation loss of every mixer and learning rate; None if it diverged."""
         updates, seed = self.sizes.search_updates, self.sizes.search_seed
         return [
             {
@@ -108,7 +108,7 @@ class Comparison:
         ]
 
     def rows(self, search: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """A row for every mixer and seed. A seed is done for all mixers before the next one begins."""
+        """Returns a row for every mixer and seed. All mixers finish a seed before the next one begins."""
         return [self._row(mixer, best(mixer, search), seed) for seed in self.sizes.seeds for mixer in self.models]
 
     def _row(self, mixer: str, lr: float, seed: int) -> dict[str, Any]:
@@ -127,7 +127,7 @@ class Comparison:
         }
 
     def _train(self, mixer: str, lr: float, updates: int, seed: int, name: str) -> dict[str, Any]:
-        """The result of a run, which is made, gone on with, or read if it is there already."""
+        """Returns a run's result: the run is made, resumed, or read if it is already finished."""
         if (done := read_json(self.runs / name / "result.json")) is not None:
             return done
         trainer = Trainer(self._run(mixer, lr, updates, seed), self.runs / name, sys.argv)
@@ -163,9 +163,10 @@ def best(mixer: str, search: Sequence[dict[str, Any]]) -> float:
 
 
 def matched(mixer: str, sizes: Sizes) -> dict[str, Any]:
-    """Keywords of the mixer's model, with the GLU width that brings it closest to the reference's size.
+    """Returns keywords of the mixer's model, with the GLU width that brings it closest to the reference's size.
 
-    Size is affine in that width, so that two counts determine it."""
+    Size is affine in that width, so that two counts determine it.
+    """
     first, second = (count(keywords(mixer, hidden, sizes)) for hidden in (1, 2))
     target = count(keywords(REFERENCE, None, sizes))
     return keywords(mixer, 1 + round((target - first) / (second - first)), sizes)
@@ -189,14 +190,14 @@ def count(model: dict[str, Any]) -> int:
 
 
 def state_bytes(model: dict[str, Any]) -> int:
-    """What a sequence of 1,024 tokens leaves in all layers, in fp32."""
+    """Returns the bytes of all layers' states after a sequence of 1,024 tokens, in fp32."""
     with torch.device("meta"):
         built = MixerForCausalLM(MixerConfig(**model))
     return 4 * sum(block.mixer.state_size(STATE_LENGTH) for block in built.model.layers)  # type: ignore[union-attr]
 
 
 def test(out: Path, texts: Texts, sizes: Sizes) -> dict[str, dict[str, float]]:
-    """What the run's model makes of every test. A run that diverged has no model and no scores."""
+    """Scores the run's model on every test. A run that diverged has no model and no scores."""
     if (done := read_json(out / "tests.json")) is not None or not (out / "model").exists():
         return done or {}
     model, scores = load_model(str(out / "model")).eval(), {}
@@ -208,7 +209,7 @@ def test(out: Path, texts: Texts, sizes: Sizes) -> dict[str, dict[str, float]]:
 
 
 def excerpt(files: str, tokenizer: Path, sizes: Sizes) -> tuple[np.ndarray, dict[str, int]]:
-    """The first tokens of a test, after an end of text for the first one to follow, and the size of what they say."""
+    """Returns the first tokens of a test, after an end of text, and the size of their text."""
     tokens, known = load_tokens(DataConfig(tokenizer=str(tokenizer)), f"text:{files}")
     assert known is not None and tokens.end is not None
     ids = np.asarray(tokens.ids[: sizes.test_tokens])
@@ -225,7 +226,7 @@ def score(nats: float, size: dict[str, int]) -> dict[str, float]:
 
 
 def measure(texts: Sequence[str]) -> dict[str, int]:
-    """Words are what stands between white space, and ends of lines: WikiText's own count."""
+    """Counts bytes and words. As in WikiText's own count, ends of lines are words too."""
     return {
         "bytes": sum(len(text.encode()) for text in texts),
         "words": sum(len(text.split()) + text.count("\n") for text in texts),
@@ -233,13 +234,13 @@ def measure(texts: Sequence[str]) -> dict[str, int]:
 
 
 def token_counts(texts: Texts, tokenizer: Path) -> np.ndarray:
-    """Of every token in the training text."""
+    """Returns the count of every token in the training text."""
     tokens, _ = load_tokens(DataConfig(tokenizer=str(tokenizer)), f"text:{texts.train}")
     return np.bincount(tokens.ids, minlength=tokens.vocab_size)
 
 
 def frequencies(counts: np.ndarray, texts: Texts, tokenizer: Path, sizes: Sizes) -> dict[str, dict[str, float]]:
-    """What token frequencies alone, each one more than counted, make of every test."""
+    """Scores token frequencies alone on every test; each token's count is one more than in the text."""
     counts = counts + 1
     nats = np.log(counts.sum()) - np.log(counts)
     found = {name: excerpt(files, tokenizer, sizes) for name, files in texts.tests.items()}

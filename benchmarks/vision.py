@@ -1,11 +1,11 @@
-"""Images a second of the zoo's image models, of timm's ViT and its efficient models in plain torch, over image sizes.
+"""Times the zoo's image models, timm's ViT and its efficient models in plain torch, over image sizes.
 
     python benchmarks/vision.py --out DIR [--smoke] [--device cuda] [--sizes 224,448,896] [--scales tiny,small]
 
-Forward (inference mode) and training (forward and backward), random weights and images; fp32 on a CPU, bf16 autocast on
-a GPU. Contenders of one size and pass take turns, medians are compared, peak memory is what torch's allocator gave out.
-A contender that fails is a row with its error. DIR/vision-<device>.json is written after every group, and at the end
-DIR/vision-<device>.png: where the linear cost of a mixer starts to win.
+Passes are forward (inference mode) and training (forward and backward), with random weights and images; fp32 on a CPU,
+bf16 autocast on a GPU. Contenders of one size and pass take turns, and medians of images a second are compared. Peak
+memory is torch's allocator's. If a contender fails, its row holds the error. DIR/vision-<device>.json is written after
+every group. At the end DIR/vision-<device>.png shows from which size on a mixer's linear cost wins.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 import mixerzoo.tasks.vision  # noqa: F401  registers the zoo's models
 from mixerzoo import list_mixers, mixer_info
 from mixerzoo.tasks.provenance import provenance
-from mixerzoo.tasks.vision.cost import forward_peak_bytes
+from mixerzoo.tasks.vision.throughput import forward_peak_bytes
 
 FORWARD, TRAINING = "forward", "training"
 PEERS = {"tiny": ("vit_tiny_patch16_224", "efficientvim_m1"), "small": ("vit_small_patch16_224", "mambaout_tiny")}
@@ -81,7 +81,7 @@ def names(scale: str) -> list[str]:
 def compete(
     models: list[str], size: int, batch: int, what: str, device: torch.device, rounds: int
 ) -> list[dict[str, Any]]:
-    """A row for every model. They take turns; one that has used its budget sits out the rest."""
+    """Returns a row for every model. They take turns; a model that has used its budget stops."""
     images = torch.randn(batch, 3, size, size, device=device)
     runs: dict[str, Callable[[], Any]] = {}
     rows = {name: {"model": name, "seconds": [], "error": None} for name in models}
@@ -106,7 +106,7 @@ def compete(
 
 
 def build(name: str, size: int, device: torch.device) -> nn.Module:
-    """The model for images of this size; timm's convolutional ones take any."""
+    """Builds the model for images of this size; timm's convolutional ones take any."""
     takes_size = name.startswith(("zoo_", "vit_"))
     model = timm.create_model(name, **({"img_size": size} if takes_size else {}))
     return model.to(device)
@@ -133,7 +133,7 @@ def timed(run: Callable[[], Any], device: torch.device) -> float:
 
 
 def claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Linear cost wins in the end: at the largest size, mixers with a state of constant size pass timm's ViT."""
+    """Checks that linear cost wins: at the largest size, mixers with a state of constant size pass timm's ViT."""
     largest = max(row["size"] for row in rows)
     speed = {
         row["model"]: row.get("images_per_second") for row in rows if (row["size"], row["pass"]) == (largest, FORWARD)
@@ -149,14 +149,14 @@ def claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def save(file: Path, record: dict[str, Any]) -> None:
-    """Whole or not at all."""
+    """Writes the file whole or not at all."""
     part = file.with_suffix(".part")
     part.write_text(json.dumps(record, indent=1) + "\n")
     os.replace(part, file)
 
 
 def draw(record: dict[str, Any], file: Path) -> None:
-    """For every scale and pass, images a second over the image's side, relative to timm's ViT."""
+    """Draws, for every scale and pass, images a second over the image's side, relative to timm's ViT."""
     import matplotlib
 
     matplotlib.use("Agg")

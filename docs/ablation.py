@@ -1,4 +1,4 @@
-"""Runs the commands of docs/ablation.md in a fresh folder and keeps the pictures that the page shows.
+"""Runs the commands of docs/ablation.md in a fresh folder and saves the pictures that the page shows.
 
 python docs/ablation.py FOLDER      minutes on two cores; FOLDER must not exist
 """
@@ -16,12 +16,15 @@ PAGE = Path(__file__).with_suffix(".md")
 
 
 def commands(page: Path = PAGE) -> list[str]:
-    """The page's blocks of shell commands, in order."""
+    """Returns the page's blocks of shell commands, in order."""
     return re.findall(r"^```sh\n(.*?)^```$", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
 
 
 def run(blocks: list[str], folder: Path) -> str:
-    """What they print, one after the other in one folder. Raises CalledProcessError if one fails."""
+    """Runs blocks one after the other in one folder.
+
+    Returns what they print; raises CalledProcessError if one fails.
+    """
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     folder.mkdir(parents=True)
     output = ""
@@ -34,7 +37,7 @@ def run(blocks: list[str], folder: Path) -> str:
 
 
 def pictures(page: Path = PAGE) -> dict[str, str]:
-    """Of every image on the page, its file below docs/ and its file below the folder that the commands ran in."""
+    """Returns, for every image on the page, its file below docs/ and its file below the commands' folder."""
     links = re.findall(r"!\[[^]]*\]\((ablation/(\w+)-([^)]+\.png))\)", page.read_text(encoding="utf-8"))
     return {link: f"runs/{name}/{file}" for link, name, file in links}
 

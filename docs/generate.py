@@ -1,4 +1,4 @@
-"""Writes docs/zoo.md from the mixers' specs, signatures and docstrings, and what was measured from committed files.
+"""Writes docs/zoo.md from the mixers' specs, and the generated parts of the other pages from docstrings and results.
 
 python docs/generate.py            write the pages
 python docs/generate.py --check    exit with 1 if a page is stale
@@ -10,20 +10,25 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import torch
+from architecture import modules
 from language_model_tables import language_models
 from learning_tables import learning
 from performance import performance
 from vision_tables import cost, digits
 
 from mixerzoo import build_mixer, list_mixers
-from mixerzoo.mixers.base import Mixer
+from mixerzoo.mixers.parts.contract import Mixer
+from mixerzoo.mixers.parts.spec import CAPABILITIES, FAMILIES, LIMITS
 
 ROOT = Path(__file__).parents[1]
 ZOO, PERFORMANCE, README = ROOT / "docs" / "zoo.md", ROOT / "docs" / "performance.md", ROOT / "README.md"
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
 VISION = ROOT / "docs" / "vision.md"
 LANGUAGE_MODELS = ROOT / "docs" / "language_models.md"
 DIAGNOSTICS = ROOT / "docs" / "diagnostics.md"
@@ -39,18 +44,26 @@ INTRODUCTION = f"""\
 Written by `python docs/generate.py` from the mixers themselves; a test keeps it fresh.
 
 Sizes are those of one layer with its defaults at width {DIM:,}; state (fp32) and FLOPs are those of one sequence of
-{LENGTH:,} tokens.
-T tokens, D width, H heads, K key dim, V value dim, e expand, "params" weights of linear maps.
+{LENGTH:,} tokens. Formulas are the mixers' own, which compute these numbers and are tested against the models:
+T tokens, D width, H heads, G heads of k and v, K key dim of a head, V value dim of a head, and params, the weights of
+linear maps and windows. A window adds its past to the state, W-1 numbers a channel.
+"""
+PROMISES = """\
+## Promises and limits
+
+The tests hold a mixer to every promise that its section lists. Every mixer takes padding, packed documents and scan
+orders, has a choice of backends and compiles, unless its section lists that as a limit.
 """
 
 
 def zoo() -> str:
-    """The page of mixers: an overview and one section each."""
-    mixers = {name: mixer for name in list_mixers() if (mixer := _build(name)) is not None}
-    header = ("mixer", "parameters", "state", "GFLOP forward", "paper")
+    """Returns the page of mixers: an overview, the meanings of promises and limits, one section each, by family."""
+    mixers = _mixers()
+    header = ("mixer", "family", "parameters", "state", "GFLOP forward", "paper")
     rows = [
         (
             f"[`{name}`](#{name})",
+            mixer.spec.family,
             f"{_parameters(mixer):,}",
             _size(4 * mixer.state_size(LENGTH)),
             f"{mixer.flops(LENGTH) / 1e9:,.1f}",
@@ -58,12 +71,30 @@ def zoo() -> str:
         )
         for name, mixer in mixers.items()
     ]
-    sections = [_section(name, mixer) for name, mixer in mixers.items()]
-    return "\n".join([INTRODUCTION, _table(header, rows), *sections])
+    families = [
+        "\n".join([f"## {family.capitalize()}\n", *(_section(name, mixer) for name, mixer in same)])
+        for family, same in groupby(mixers.items(), lambda item: item[1].spec.family)
+    ]
+    return "\n".join([INTRODUCTION, _table(header, rows), PROMISES, *_words(), *families])
+
+
+def _words() -> Iterator[str]:
+    """Yields the tables of capabilities and limits with their meanings."""
+    for header, meanings in ((("promise", "meaning"), CAPABILITIES), (("limit", "not possible"), LIMITS)):
+        yield _table(header, [(f"`{word}`", meaning) for word, meaning in meanings.items()])
+
+
+def _mixers() -> dict[str, Mixer]:
+    """Returns the package's mixers with their defaults, family by family."""
+    built = [(name, mixer) for name in list_mixers() if (mixer := _build(name)) is not None]
+    return dict(sorted(built, key=lambda item: (FAMILIES.index(item[1].spec.family), item[0])))
 
 
 def _build(name: str) -> Mixer | None:
-    """The mixer with its defaults, without memory for its weights; None for a third party's, which documents itself."""
+    """Builds the mixer with its defaults, without memory for its weights.
+
+    Returns None for a third party's mixer, which documents itself.
+    """
     with torch.device("meta"):
         mixer = build_mixer(name, dim=DIM)
     return mixer if type(mixer).__module__.startswith("mixerzoo.") else None
@@ -75,12 +106,31 @@ def _section(name: str, mixer: Mixer) -> str:
         (f"`{keyword}`", f"`{default!r}`", meanings[keyword])
         for keyword, default in ((p.name, p.default) for p in _keywords(type(mixer)))
     ]
-    facts = (
-        f"Paper: {_paper(mixer)} · ops: {', '.join(f'`{op}`' for op in spec.ops)} · state: {spec.state} · "
-        f"FLOPs forward: {spec.flops} · capabilities: {', '.join(sorted(spec.capabilities))}."
-    )
+    letters = _settings({"D": mixer.dim, **mixer.letters()})
+    facts = {
+        "Paper": _paper(mixer),
+        "Ops": ", ".join(f"`{op}`" for op in spec.ops),
+        "State": f"`{_formula(spec.state)}` numbers",
+        "FLOPs forward": f"`{_formula(spec.flops)}`",
+        "Letters": f"{letters} with the defaults. {type(mixer).letters.__doc__ or ''}".strip().removesuffix("."),
+        "Promises": ", ".join(f"`{word}`" for word in sorted(spec.capabilities)),
+        "Limits": ", ".join(f"`{word}`" for word in sorted(spec.cannot)),
+        "Without positions of its own": _settings(spec.without_positions),
+        "Its authors' image models": _settings(spec.paper_images),
+    }
     equation = "\n".join(f"    {line.strip()}" for line in spec.equation.split(",  "))
-    return "\n".join([f"## {name}", "", equation, "", facts, "", _table(("keyword", "default", "meaning"), keywords)])
+    lines = (f"- {what}: {fact}." for what, fact in facts.items() if fact)
+    table = _table(("keyword", "default", "meaning"), keywords)
+    return "\n".join([f"### {name}", "", equation, "", *lines, "", table])
+
+
+def _formula(formula: str) -> str:
+    """Returns a spec's formula as it is written by hand: `2 T params + 3 D^2` for `2*T*params + 3*D**2`."""
+    return formula.replace("**", "^").replace("*", " ")
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"`{name}={value}`" for name, value in settings.items())
 
 
 def _keywords(cls: type) -> list[inspect.Parameter]:
@@ -88,7 +138,7 @@ def _keywords(cls: type) -> list[inspect.Parameter]:
 
 
 def _meanings(cls: type) -> dict[str, str]:
-    """What the docstring's `Args:`, a line `name: meaning` or `name, name: meaning` each, says of every keyword."""
+    """Returns every keyword's meaning, from lines `name: meaning` or `name, name: meaning` of the docstring's Args."""
     meanings: dict[str, str] = {}
     _, _, arguments = inspect.cleandoc(cls.__doc__ or "").partition("Args:\n")
     for entry in re.split(r"\n    (?! )", "\n" + arguments.partition("\n\n")[0])[1:]:
@@ -121,16 +171,32 @@ def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def filled(page: Path, blocks: Mapping[str, str]) -> str:
-    """A page with what stands between `<!-- name ... -->` and `<!-- /name -->` written anew."""
+    """Returns a page in which the text between `<!-- name ... -->` and `<!-- /name -->` is replaced.
+
+    Raises ValueError if the page has no place for a block.
+    """
     text = page.read_text(encoding="utf-8")
     for name, block in blocks.items():
-        pattern = rf"(<!-- {name}\b[^>]*-->\n).*?(<!-- /{name} -->)"
-        text = re.sub(pattern, lambda match, block=block: f"{match[1]}{block}{match[2]}", text, flags=re.DOTALL)
+        place = re.compile(rf"(<!-- {name}\b[^>]*-->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        if not place.search(text):
+            raise ValueError(
+                f"{page.name} has no place for {name!r}; remedy: two lines, <!-- {name} --> and <!-- /{name} -->"
+            )
+        text = place.sub(lambda match, block=block: f"{match[1]}{block}{match[2]}", text)
     return text
 
 
+def _recurrences() -> str:
+    """Returns a table of all mixers, by family: the recurrence, which is the spec's first equation, and the paper."""
+    rows = [
+        (f"[`{name}`](docs/zoo.md#{name})", f"`{mixer.spec.equation.split(',  ')[0]}`", _paper(mixer))
+        for name, mixer in _mixers().items()
+    ]
+    return _table(("mixer", "recurrence", "paper"), rows)
+
+
 def _ablation() -> str:
-    """Every task's table and warnings of the committed run, without some columns, and three of its figures."""
+    """Returns the committed run's tables and warnings, without some columns, and three of its figures."""
     folder = ABLATION.parent.relative_to(ROOT).as_posix()
     _, *sections = ABLATION.read_text(encoding="utf-8").split("\n## ")
     tasks = [section for section in sections if "| configuration |" in section]
@@ -141,7 +207,7 @@ def _ablation() -> str:
 
 
 def _narrow(lines: Sequence[str]) -> list[str]:
-    """The lines of a table without the columns that are left out; what isn't a table as it is."""
+    """Removes the columns that are left out from the lines of a table; other lines stay unchanged."""
     rows = [
         [cell.strip() for cell in line.strip("| ").split(" | ")] if line.startswith("|") else None for line in lines
     ]
@@ -154,7 +220,7 @@ def _narrow(lines: Sequence[str]) -> list[str]:
 
 
 def _speed() -> str:
-    """What the committed benchmark measured of each claim, in one run and side by side."""
+    """Returns the committed benchmark's measurement of each claim, in one run and side by side."""
     record = json.loads(SPEED.read_text(encoding="utf-8"))
     machine = record["provenance"]
     rows = [
@@ -175,7 +241,8 @@ def main(arguments: list[str]) -> int:
     pages = {
         ZOO: zoo(),
         PERFORMANCE: performance(_table),
-        README: filled(README, {"ablation": _ablation(), "speed": _speed()}),
+        ARCHITECTURE: filled(ARCHITECTURE, modules()),
+        README: filled(README, {"mixers": _recurrences(), "ablation": _ablation(), "speed": _speed()}),
         VISION: filled(VISION, {"digits": digits(_table), "vision": cost(_table)}),
         LANGUAGE_MODELS: filled(LANGUAGE_MODELS, language_models(_table)),
         DIAGNOSTICS: filled(DIAGNOSTICS, learning(_table)),

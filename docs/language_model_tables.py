@@ -1,4 +1,4 @@
-"""The tables of docs/language_models.md, from the committed results of benchmarks/text.py and benchmarks/serving.py."""
+"""Lays out docs/language_models.md's tables, from the committed results of benchmarks/text.py and serving.py."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Table = Callable[[tuple[str, ...], Sequence[tuple[str, ...]]], str]
 
 
 def language_models(table: Table) -> dict[str, str]:
-    """A block for every place of the page."""
+    """Returns a block for every place of the page."""
     return {"text": _text(table), "serving": _serving(table)}
 
 
 def _text(table: Table) -> str:
-    """Every mixer after the same tokens, the best first on the first test."""
+    """Lists every mixer after the same tokens, the best first on the first test."""
     if (record := _read("text.json")) is None:
         return MISSING
     tests = list(record["baseline"])
@@ -75,7 +75,7 @@ def _text(table: Table) -> str:
 
 
 def _serving(table: Table) -> str:
-    """A table for every panel of the plot and one more, on every device that was measured."""
+    """Returns a table for every panel of the plot and one more, for every measured device."""
     devices = [device for device in ("cpu", "cuda") if (RESULTS / f"serving-{device}.json").exists()]
     return "\n".join(_served(table, device) for device in devices) or MISSING
 
@@ -118,7 +118,7 @@ def _threads(count: int) -> str:
 
 
 def _mean(scores: Sequence[Mapping[str, Any]], test: str, key: str) -> float:
-    """Infinite where every run diverged."""
+    """Returns the mean; infinite if every run diverged."""
     return statistics.fmean(one[test][key] for one in scores) if scores else float("inf")
 
 

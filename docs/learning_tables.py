@@ -1,4 +1,4 @@
-"""The tables of docs/diagnostics.md, from what benchmarks/learning.py has committed."""
+"""Lays out docs/diagnostics.md's tables, from the committed results of benchmarks/learning.py."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Table = Callable[[tuple[str, ...], Sequence[tuple[str, ...]]], str]
 
 
 def learning(table: Table) -> dict[str, str]:
-    """A block for every place of the page."""
+    """Returns a block for every place of the page."""
     return {
         "mqar": _side_by_side(table, {"with short convolutions": "mqar", "without": "mqar-no-conv"}),
         "languages": _curves(table, "languages"),
@@ -27,7 +27,7 @@ def learning(table: Table) -> dict[str, str]:
 
 
 def _side_by_side(table: Table, studies: Mapping[str, str]) -> str:
-    """One column a study, the mixers in the order of the first."""
+    """Returns one column a study, the mixers in the order of the first."""
     summaries = [_summary(study) for study in studies.values()]
     if not all(summaries):
         return MISSING
@@ -37,7 +37,7 @@ def _side_by_side(table: Table, studies: Mapping[str, str]) -> str:
 
 
 def _scores(table: Table, study: str) -> str:
-    """Accuracy, what the task measured besides, and sizes."""
+    """Returns accuracy, the task's further measurements, and sizes."""
     if not (rows := _summary(study)):
         return MISSING
     measured = [name for name in BESIDE if name in rows[0]]
@@ -55,7 +55,7 @@ def _scores(table: Table, study: str) -> str:
 
 
 def _curves(table: Table, study: str) -> str:
-    """A table a task: accuracy by length."""
+    """Returns a table a task: accuracy by length."""
     rows, blocks = _summary(study), []
     for task in dict.fromkeys(row["task"] for row in rows):
         own = [row for row in rows if row["task"] == task]
@@ -80,7 +80,7 @@ def _summary(study: str) -> list[Row]:
 
 
 def _score(row: Row) -> str:
-    """Mean and standard deviation over the seeds; the status of arms that have no value is in their results.md."""
+    """Returns mean and standard deviation over the seeds; the status of arms without a value is in their results.md."""
     if not row["mean"]:
         return "none"
     return _percent(row["mean"]) + (f" ± {100 * float(row['std']):.1f}" if row["std"] else "")

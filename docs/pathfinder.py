@@ -1,4 +1,4 @@
-"""The picture docs/pathfinder.png: Pathfinder at 32, 64 and 128, upper rows label 1 (one snake), lower rows label 0.
+"""Draws docs/pathfinder.png: Pathfinder at 32, 64 and 128, upper rows label 1 (one snake), lower rows label 0.
 
 python docs/pathfinder.py
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mixerzoo.tasks.lra.pathfinder_generator import generate, pathfinder_spec
+from mixerzoo.tasks.lra.pathfinder.generator import generate, pathfinder_spec
 
 SHOWN = {32: (10, 4), 64: (6, 3), 128: (4, 2)}  # resolution: images a row, enlargement
 GAP, GREY = 4, 96

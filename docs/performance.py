@@ -1,4 +1,4 @@
-"""The page docs/performance.md: what the committed GPU runs measured of each promise, and the bytes that ops move."""
+"""Writes docs/performance.md: the committed GPU runs' measurement of each promise, and the bytes that ops move."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ UNCOUNTED = "Not yet counted: `python benchmarks/bytes.py --out benchmarks/resul
 
 
 def performance(table: Table) -> str:
-    """The page; `table` lays out Markdown tables."""
+    """Returns the page; `table` lays out Markdown tables."""
     runs = [_read(path) for path in sorted((RESULTS / "gpu").glob("*.json"))]
     measured = [_run(record, table) for record in runs] or [f"{UNMEASURED}\n{_claims(claims([], None), table)}"]
     counted = RESULTS / "bytes.json"
@@ -57,7 +57,7 @@ def performance(table: Table) -> str:
 
 
 def _run(record: dict[str, Any], table: Table) -> str:
-    """One GPU: what it is, the promises, and all times."""
+    """Describes one GPU's run: the GPU, the promises, and all times."""
     machine, gpu = record["provenance"], record["gpu"]
     copy, matmul = (_number(record["ceilings"][name], 1e-12) for name in ("copy_bandwidth", "matmul_rate"))
     checked, wrong = len(record["correctness"]), sum(not row.get("ok") for row in record["correctness"])
@@ -75,7 +75,7 @@ def _run(record: dict[str, Any], table: Table) -> str:
 
 
 def _emulated(records: list[dict[str, Any]], table: Table) -> str:
-    """Checks that held, and the largest error beside its budget, for each chip, op and precision."""
+    """Returns the passed checks, and the largest error beside its budget, for each chip, op and precision."""
     lines = []
     for record in records:
         kinds = dict.fromkeys((row["op"], row["dtype"]) for row in record["correctness"])

@@ -1,4 +1,4 @@
-"""The tables of docs/vision.md, from the committed results of benchmarks/digits.py and benchmarks/vision.py."""
+"""Lays out docs/vision.md's tables, from the committed results of benchmarks/digits.py and benchmarks/vision.py."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Table = Callable[[tuple[str, ...], Sequence[tuple[str, ...]]], str]
 
 
 def digits(table: Table) -> str:
-    """Test accuracy of every mixer on the handwritten digits."""
+    """Returns every mixer's test accuracy on the handwritten digits."""
     if (record := _read("digits.json")) is None:
         return MISSING
     rows = [
@@ -34,7 +34,7 @@ def digits(table: Table) -> str:
 
 
 def cost(table: Table) -> str:
-    """Images a second: forward, and training."""
+    """Returns images a second: forward, and training."""
     if (record := _read("vision-cpu.json")) is None:
         return MISSING
     rows = record["rows"]

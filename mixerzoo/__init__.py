@@ -1,4 +1,4 @@
-"""mixerzoo: interchangeable sequence mixers and honest comparisons between them."""
+"""mixerzoo offers interchangeable sequence mixers and honest comparisons between them."""
 
 from mixerzoo.kernels.dispatch import use_backend
 from mixerzoo.registry.catalog import build_mixer, list_mixers, mixer_info, register_mixer

@@ -1,4 +1,4 @@
-"""Fixtures: every test starts from the same seed, sees no environment, and may ask for poisoned memory."""
+"""Every test starts from the same seed, sees no environment, and may ask for poisoned memory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def fixed_circumstances(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def torch_knows_itself() -> None:
-    """torch looks up, once and for all, what a device context acts on and what its compiler can trace."""
+    """Lets torch look up, once and for all, what a device context acts on and what its compiler can trace."""
     with torch.device("meta"):
         torch.empty(0)
     torch.compile(torch.empty_like, backend="eager")(torch.zeros(1))
@@ -38,7 +38,7 @@ def torch_knows_itself() -> None:
 
 @pytest.fixture
 def poisoned_empty(torch_knows_itself: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory that mixerzoo allocates without writing it holds NaN, so that a forgotten write shows."""
+    """Fills memory that mixerzoo allocates without writing with NaN, so that a forgotten write shows."""
 
     def poison(allocate):
         def poisoned(*args, **kwargs) -> Tensor:

@@ -6,6 +6,7 @@ import ast
 import os
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,8 @@ FLOORS = ("registry", "kernels", "mixers", "blocks", "tasks", "ablation", "cli")
 HOME = {"transformers": "mixerzoo/tasks/lm/", "timm": "mixerzoo/tasks/vision/"}
 HEAVY = ("triton", "timm", "transformers", "matplotlib", "ray", "accelerate", "typer", "rich")
 MODULES = sorted(PACKAGE.rglob("*.py"))
+WINGS = ("question", "running", "reading")  # of mixerzoo/ablation: each may import those before it
+MOST_FILES = 15
 
 
 def relative(path: Path) -> str:
@@ -26,7 +29,7 @@ def relative(path: Path) -> str:
 
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:
-    """(absolute name, whether it runs): every import in a file, also inside functions; type checkers' do not run."""
+    """Yields (absolute name, whether it runs) of a file's imports, also inside functions; type checkers' do not run."""
     package = list(path.relative_to(ROOT).parent.parts)
     tree = ast.parse(path.read_text())
     for_checkers = {
@@ -46,7 +49,7 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
 
 
 def floor(name: str) -> int | None:
-    """Height of a module of ours, None for other packages. The front door opens onto the mixers' floor."""
+    """Returns the height of a module of ours, None for other packages. The front door opens onto the mixers' floor."""
     top, _, rest = name.partition(".")
     folder = rest.split(".")[0]
     if top != "mixerzoo":
@@ -68,6 +71,32 @@ def test_large_libraries_have_one_home(path: Path) -> None:
         assert home is None or relative(path).startswith(home), f"only {home} may import {name}"
 
 
+@pytest.mark.parametrize("path", sorted((PACKAGE / "ablation").rglob("*.py")), ids=relative)
+def test_the_wings_of_an_ablation_stand_one_behind_the_other(path: Path) -> None:
+    """A question knows nothing of its runs, and the runs know nothing of who reads them."""
+    wing = path.relative_to(PACKAGE / "ablation").parts[0]
+    if wing in WINGS:
+        later = tuple(f"mixerzoo.ablation.{other}" for other in WINGS[WINGS.index(wing) + 1 :])
+        assert not [name for name, runs in imports(path) if runs and name.startswith(later)]
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in MODULES}), ids=relative)
+def test_a_folder_is_seen_at_a_glance(folder: Path) -> None:
+    """An op's folder is one thing, whatever it is made of; any other has rooms before it is full."""
+    files = [path.name for path in folder.glob("*.py") if path.name != "__init__.py"]
+    assert len(files) <= MOST_FILES or "op.py" in files, f"{len(files)} files, at most {MOST_FILES}; remedy: a room"
+
+
+def test_files_of_one_name_play_one_part() -> None:
+    """Two files share a name only in folders side by side, such as two ops or two families of tasks."""
+    houses = defaultdict(set)
+    for path in MODULES:
+        if path.name != "__init__.py":
+            houses[path.name].add(path.parent.parent)
+    twins = {name: sorted(map(relative, found)) for name, found in houses.items() if len(found) > 1}
+    assert not twins, f"they mean different things: {twins}; remedy: a name that says which"
+
+
 def test_every_folder_is_a_floor() -> None:
     folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and any(path.rglob("*.py"))}
     assert folders <= set(FLOORS)
@@ -85,7 +114,7 @@ def fresh_process(code: str, **environment: str) -> None:
 
 
 def test_importing_is_light() -> None:
-    """Neither does building and running a mixer load what only other parts of the package need."""
+    """Building and running a mixer doesn't load what only other parts of the package need, either."""
     fresh_process(f"""
 import sys, torch
 before = set(sys.modules)
@@ -103,7 +132,7 @@ def test_importing_reads_no_environment() -> None:
 
 
 def limit(path: Path) -> int | None:
-    """Lines that a file may have: one screen, one idea."""
+    """Returns the lines that a file may have: one screen, one idea."""
     name = relative(path)
     if name.startswith("mixerzoo/kernels/"):
         return 120 if path.name == "op.py" else 300
@@ -138,7 +167,7 @@ def test_an_op_has_its_specification_and_its_cases(folder: Path) -> None:
 
 @pytest.mark.parametrize("path", [*MODULES, *(ROOT / "tests").rglob("*.py")], ids=relative)
 def test_no_error_is_swallowed(path: Path) -> None:
-    """No bare `except`, and no handler whose whole body is `pass`."""
+    """There is no bare `except`, and no handler whose whole body is `pass`."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ExceptHandler):
             assert node.type is not None, f"bare except in line {node.lineno}"
@@ -147,7 +176,7 @@ def test_no_error_is_swallowed(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tests" / "conformance").rglob("*.py")), ids=relative)
 def test_the_conformance_suite_skips_nothing(path: Path) -> None:
-    """What a mixer can't do, `zoo.each_mixer` reads from its spec; no test decides for itself."""
+    """`zoo.each_mixer` reads from a mixer's spec what it can't do; no test decides for itself."""
     forbidden = {"skip", "skipif", "xfail", "importorskip", "skipTest"}
     for node in ast.walk(ast.parse(path.read_text())):
         name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else None

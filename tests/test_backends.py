@@ -1,4 +1,4 @@
-"""Which backend runs: argument, then context, then environment, then auto; a name runs or raises."""
+"""A backend is chosen by argument, then context, then environment, then auto; a name runs or raises."""
 
 from __future__ import annotations
 

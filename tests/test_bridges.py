@@ -1,7 +1,7 @@
-"""Where two mixers, or a mixer and its paper, must say the same.
+"""Two mixers, or a mixer and its paper, meet at bridges: there they must say the same.
 
-The papers' equations are written out here a second time, one token after the other in fp64, from nothing but a mixer's
-`state_dict` and `config`: ops and mixers can't share a mistake with them.
+The papers' equations are written out here a second time, one token after the other in fp64. They use nothing but a
+mixer's `state_dict` and `config`, so ops and mixers can't share a mistake with them.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def norm(p: Weights, kind: str, x: Tensor, name: str = "norm") -> Tensor:
 
 
 def short_conv(p: Weights, parts: list[Tensor], activation: Callable[[Tensor], Tensor]) -> list[Tensor]:
-    """y_t = sum_j w_j x_{t-3+j}, w_3 for the token itself."""
+    """`y_t = sum_j w_j x_{t-3+j}`, w_3 for the token itself."""
     if "conv.weight" not in p:
         return parts
     x = torch.cat(parts, -1)
@@ -60,7 +60,7 @@ def short_conv(p: Weights, parts: list[Tensor], activation: Callable[[Tensor], T
 
 
 def outer_product_recurrence(q: Tensor, k: Tensor, v: Tensor, f: Tensor) -> Tensor:
-    """S_t = Diag(f_t) S_{t-1} + k_t v_t^T, y_t = q_t S_t for one head: q, k, f [T,K], v [T,V]."""
+    """`S_t = Diag(f_t) S_{t-1} + k_t v_t^T`, `y_t = q_t S_t` for one head: q, k, f [T,K], v [T,V]."""
     S, y = torch.zeros(k.shape[1], v.shape[1], dtype=k.dtype), []
     for t in range(len(q)):
         S = torch.diag(f[t]) @ S + torch.outer(k[t], v[t])
@@ -78,7 +78,7 @@ def heads(x: Tensor, number: int) -> tuple[Tensor, ...]:
 
 
 def turned(x: Tensor, frequency: list[float], interleaved: bool) -> Tensor:
-    """Pair j of token t as a complex number, times e^{i t frequency_j}."""
+    """Multiplies pair j of token t, as a complex number, by e^{i t frequency_j}."""
     pairs = x.unflatten(-1, (-1, 2)) if interleaved else x.unflatten(-1, (2, -1)).mT
     z = torch.complex(pairs[..., 0], pairs[..., 1])
     angle = torch.arange(len(x), dtype=x.dtype)[:, None] * torch.tensor(frequency, dtype=x.dtype)
@@ -88,7 +88,7 @@ def turned(x: Tensor, frequency: list[float], interleaved: bool) -> Tensor:
 
 
 def paper_hgrn1(c: Config, p: Weights, x: Tensor) -> Tensor:
-    """arXiv:2311.04823, section 3: polar forget gate, tied input gate, output gate."""
+    """Follows arXiv:2311.04823, section 3: polar forget gate, tied input gate, output gate."""
     gate, value = short_conv(p, [linear(p, "f_proj", x), linear(p, "c_proj", x)], lambda y: y)
     gamma = c["lower_bound"] or 0.0
     f = gamma + (1 - gamma) * gate.sigmoid()
@@ -116,7 +116,7 @@ def paper_hgrn1(c: Config, p: Weights, x: Tensor) -> Tensor:
 
 
 def paper_hgrn2(c: Config, p: Weights, x: Tensor) -> Tensor:
-    """arXiv:2404.07904, section 3: the state is expanded by the outer product of (1 - f) and the input."""
+    """Follows arXiv:2404.07904, section 3: the state is expanded by the outer product of (1 - f) and the input."""
     q, gate, i = short_conv(p, [linear(p, f"{name}_proj", x) for name in "qfi"], lambda y: y)
     activation = {"silu": silu, "sigmoid": torch.sigmoid, "none": lambda y: y}
     q, i = activation[c["q_activation"]](q), activation[c["v_activation"]](i)
@@ -129,7 +129,7 @@ def paper_hgrn2(c: Config, p: Weights, x: Tensor) -> Tensor:
 
 
 def paper_gla(c: Config, p: Weights, x: Tensor) -> Tensor:
-    """arXiv:2312.06635, section 4.4."""
+    """Follows arXiv:2312.06635, section 4.4."""
     q, k, v = short_conv(p, [linear(p, f"{name}_proj", x) for name in "qkv"], silu)
     logits = x @ p["f_proj.0.weight"].T @ p["f_proj.1.weight"].T + p["f_proj.1.bias"]
     f = logits.sigmoid() ** (1 / c["gate_normalizer"])
@@ -145,7 +145,7 @@ def paper_gla(c: Config, p: Weights, x: Tensor) -> Tensor:
 
 
 def paper_retnet(c: Config, p: Weights, x: Tensor) -> Tensor:
-    """arXiv:2307.08621, the parallel form of eq. 5: (Q K^T * D) V with D_nm = gamma^(n-m) for n >= m."""
+    """Follows arXiv:2307.08621, the parallel form of eq. 5: `(Q K^T * D) V` with `D_nm = gamma^(n-m)` for n >= m."""
     parts = short_conv(p, [linear(p, f"{name}_proj", x) for name in "qkv"], silu)
     outputs = []
     for h, (q, k, v) in enumerate(zip(*(heads(part, c["num_heads"]) for part in parts), strict=True)):
@@ -164,7 +164,7 @@ def paper_retnet(c: Config, p: Weights, x: Tensor) -> Tensor:
 
 
 def paper_attention(c: Config, p: Weights, x: Tensor) -> Tensor:
-    """arXiv:1706.03762, section 3.2, with rotary positions (arXiv:2104.09864, eq. 15)."""
+    """Follows arXiv:1706.03762, section 3.2, with rotary positions (arXiv:2104.09864, eq. 15)."""
     H, groups = c["num_heads"], c["num_kv_heads"] or c["num_heads"]
     q, k, v = (heads(linear(p, f"{name}_proj", x), n) for name, n in (("q", H), ("k", groups), ("v", groups)))
     outputs = []
@@ -209,7 +209,7 @@ def test_mixer_is_its_papers_equation(label: str, scale: int) -> None:
 @pytest.mark.parametrize("cu_seqlens", [None, (0, 0, 20, 65)])
 @pytest.mark.parametrize("decay", ["mild", "closed"])
 def test_gated_linear_attention_with_one_key_channel_is_the_gated_scan(decay: str, cu_seqlens: tuple | None) -> None:
-    """K = 1: S_t v = f_t S_{t-1} v + k_t v_t, one scalar gate for all of v."""
+    """With K = 1, `S_t v = f_t S_{t-1} v + k_t v_t`: one scalar gate for all of v."""
     inputs = gla_cases.make_inputs(K=1, V=40, decay=decay, cu_seqlens=cu_seqlens)
     q, k, v, log_f, state = (inputs[name] for name in ("q", "k", "v", "log_f", "initial_state"))
     x = (k * v).flatten(2)

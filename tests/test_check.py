@@ -1,4 +1,4 @@
-"""What `mixerzoo check kernels` says is so: of kernels made for the purpose, whose spills and bytes are known."""
+"""`mixerzoo check kernels` tells the truth about kernels made for the purpose, whose spills and bytes are known."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ print(json.dumps({
 
 
 def run(code: str, folder: Path, **environment: str) -> Any:
-    """What a fresh process prints, which imports Triton without or with its interpreter."""
+    """Returns the output of a fresh process, which imports Triton without or with its interpreter."""
     (folder / "kernels.py").write_text(KERNELS)
     (folder / "script.py").write_text(code)
     inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
@@ -238,14 +238,17 @@ def test_too_much_shared_memory_is_reported(compiled, target):
 
 
 def test_kernels_of_a_language_model_fit_every_chip(tmp_path):
-    """K = V = 128 in bf16, forward and backward: nothing spilled, shared memory within the limit."""
+    """With K = V = 128 in bf16, forward and backward, nothing spills and shared memory is within the limit."""
     assert run(OURS, tmp_path) == []
 
 
 def test_what_products_need_is_asked_for_before_anything_waits(tmp_path):
-    """K = V = 128 in bf16: bytes that a thread loads between two barriers. A chunk of the forward kernel has 32 tokens
-    of q, x and v, for 256 threads; one of the walk over states 64 tokens of v and of 32 channels of q and x, for 128.
-    The backward kernel has 64 tokens of v and dy for 256 threads, and then, with them, 32 rows of S and dS."""
+    """A thread loads known bytes between two barriers, with K = V = 128 in bf16.
+
+    A chunk of the forward kernel has 32 tokens of q, x and v, for 256 threads. A chunk of the walk over states has, for
+    128 threads, 64 tokens of v and of 32 channels of q and x. The backward kernel has 64 tokens of v and dy for 256
+    threads, and then, with them, 32 rows of S and dS.
+    """
     loads = run(AT_ONCE, tmp_path)
     assert 3 * 32 * 128 * 2 // 256 in loads["forward_kernel"]
     assert 64 * (128 + 2 * 32) * 2 // 128 in loads["states_kernel"]
@@ -256,7 +259,7 @@ def test_what_products_need_is_asked_for_before_anything_waits(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_kernel_fits_every_chip(target):
-    """All widths, gates, directions, dtypes and schedules: ten minutes of two cores each."""
+    """All widths, gates, directions, dtypes and schedules are compiled: ten minutes of two cores each."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     command = [sys.executable, "-m", "mixerzoo.cli", "check", "kernels", "--target", target]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -341,14 +344,14 @@ def test_a_custom_op_counts_as_what_it_does(counted):
 
 
 def test_both_passes_are_measured(counted):
-    """A hundred tokens of 10 numbers: 40 bytes each."""
+    """A hundred tokens of 10 numbers have 40 bytes each."""
     forward, backward, compulsory, launches = counted["measured"]
     assert (forward, backward, compulsory) == (120, 80, 40 * 5)
     assert launches == "1 + 0, 0 + 1"
 
 
 def test_the_benchmark_counts_ours_and_its_peer_alike(tmp_path):
-    """And what it counts of the peer is known: no more nor fewer launches than on a GPU."""
+    """The peer's count is known: no more nor fewer launches than on a GPU."""
     out = tmp_path / "bytes.json"
     command = [sys.executable, str(ROOT / "benchmarks" / "bytes.py"), "--smoke", "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)

@@ -1,4 +1,4 @@
-"""Laws of the command line: light to start, one line for a mistake, and stopping it loses nothing finished."""
+"""Laws of the command line say: it starts fast, a mistake prints one line, and stopping loses nothing finished."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 
 import pytest
 
-from mixerzoo.ablation.store import Store
+from mixerzoo.ablation.running.store import Store
 from mixerzoo.cli import main
+from mixerzoo.mixers.hgrn1 import HGRN1
 from mixerzoo.tasks.files import read_json
 from mixerzoo.tasks.provenance import provenance
 
@@ -26,7 +28,7 @@ QUICK_VISION = [*VISION, "--set", "model.embed_dim=32", "--set", "model.depth=1"
 
 
 def mixerzoo(capsys, monkeypatch, *arguments: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a command run in this process."""
+    """Returns exit code, stdout and stderr of a command run in this process."""
     monkeypatch.setattr(sys, "argv", ["mixerzoo", *arguments])
     with pytest.raises(SystemExit) as exit:
         main()
@@ -35,7 +37,7 @@ def mixerzoo(capsys, monkeypatch, *arguments: str) -> tuple[int, str, str]:
 
 
 def start(*arguments: str) -> subprocess.Popen:
-    """In a process that can be interrupted, whatever the tests were started from."""
+    """Starts a command in a process that can be interrupted, whatever the tests were started from."""
     command = [sys.executable, "-c", "from mixerzoo.cli import main; main()", *arguments]
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
@@ -68,13 +70,53 @@ def test_list_and_show(capsys, monkeypatch):
     assert "hgrn2" in mixerzoo(capsys, monkeypatch, "list")[1]
     code, out, _ = mixerzoo(capsys, monkeypatch, "show", "hgrn2")
     assert code == 0
-    assert "arXiv:2404.07904" in out
+    for line in (
+        "paper arXiv:2404.07904",
+        "family matrix state",
+        "flops 2*T*params + 5*T*D*e",
+        "cannot none",
+        "paper_images bias=True, q_activation=sigmoid, v_activation=silu",
+    ):
+        assert line in [" ".join(printed.split()) for printed in out.splitlines()]
+    assert out.splitlines()[-1].endswith("with the defaults D=1024, e=128")
+
+
+def test_a_mixers_limits_are_shown(capsys, monkeypatch):
+    monkeypatch.setattr(HGRN1, "spec", replace(HGRN1.spec, cannot=frozenset({"packing", "backends"})))
+    assert "backends, packing" in mixerzoo(capsys, monkeypatch, "show", "hgrn1")[1]
+
+
+def test_a_filter_lists_mixers_alone_with_their_families(capsys, monkeypatch):
+    def listed(*filters: str) -> list[str]:
+        code, out, _ = mixerzoo(capsys, monkeypatch, "list", *filters)
+        assert code == 0
+        return [" ".join(line.split()) for line in out.splitlines()]
+
+    everything = listed()
+    assert everything[-2].startswith("tasks: ") and everything[-1].startswith("studies: ")
+    matrix = listed("--family", "matrix state")
+    assert set(matrix) < set(everything)
+    assert {"gla", "hgrn2", "retnet"} <= {line.split()[0] for line in matrix}
+    assert all(" matrix state arXiv:" in line for line in matrix)
+    both = listed("--can", "depth_shared", "--can", "flip_equivariant")
+    assert "hgrn2" in {line.split()[0] for line in both} and not any(line.startswith("hgrn1 ") for line in both)
+    assert listed("--family", "attention", "--op", "hgrn2") == []
+
+
+def test_a_task_of_two_names_is_listed_once(capsys, monkeypatch):
+    tasks = next(line for line in mixerzoo(capsys, monkeypatch, "list")[1].splitlines() if line.startswith("tasks: "))
+    assert tasks.count("mqar") == 2
+    assert ", mqar (diagnostics/mqar), " in tasks
+    assert ", lm, " in tasks
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["show", "hgrn3"], "error: unknown mixer 'hgrn3'; did you mean hgrn2 or hgrn1? known: "),
+        (["list", "--family", "matrix"], "error: unknown family 'matrix'; did you mean matrix state? known: "),
+        (["list", "--op", "hgrn"], "error: unknown op 'hgrn'; did you mean hgrn2? known: gated_linear_attention, "),
+        (["list", "--can", "casual"], "error: unknown capability 'casual'; did you mean causal? known: "),
         (["ablate", "--mixers", "gal"], "error: unknown mixer 'gal'; did you mean gla?"),
         (
             ["ablate", "--tasks", "mqra"],
@@ -252,7 +294,7 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
-    """A folder with scripts of the shape of timm's: they look a model up by its name, and import what lies beside."""
+    """Makes a folder with scripts like timm's: they look a model up by its name, and import what lies beside."""
     for name in ("train.py", "validate.py"):
         (tmp_path / name).write_text(SCRIPT)
     (tmp_path / "beside.py").write_text("name = 'beside'")
@@ -275,7 +317,7 @@ def test_timms_scripts_find_the_zoos_models(capsys, monkeypatch, checkout, comma
 
 
 def test_a_scripts_exit_code_is_the_commands_also_as_a_module(checkout):
-    """`python -m mixerzoo.cli` is what torchrun's -m runs in every process."""
+    """torchrun's -m runs `python -m mixerzoo.cli` in every process."""
     command = [
         sys.executable,
         "-m",

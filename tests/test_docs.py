@@ -1,8 +1,11 @@
-"""What the documents say is true: pages are fresh, python blocks run, links lead somewhere."""
+"""The documents tell the truth: pages are fresh, python blocks run, links lead somewhere."""
 
 from __future__ import annotations
 
+import ast
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,9 +27,29 @@ def test_generated_pages_are_fresh():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_map_has_every_module_with_its_first_line():
+    """A module without a docstring, such as an empty `__init__.py`, is left out."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for path in (ROOT / "mixerzoo").glob("*/**/*.py"):
+        said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+        entry = f"(../{name_of(path)}): {(said or '').partition(chr(10))[0]}\n"
+        assert (entry in page) == (said is not None), f"{name_of(path)}; remedy: python docs/generate.py"
+
+
+def test_a_page_without_a_place_for_a_block_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    from generate import filled
+
+    page = tmp_path / "page.md"
+    page.write_text("a\n<!-- x: by hand -->\nold\n<!-- /x -->\nb\n", encoding="utf-8")
+    assert filled(page, {"x": "new\n"}) == "a\n<!-- x: by hand -->\nnew\n<!-- /x -->\nb\n"
+    with pytest.raises(ValueError, match="has no place for 'y'; remedy: two lines, <!-- y --> and <!-- /y -->"):
+        filled(page, {"x": "new\n", "y": "more\n"})
+
+
 @pytest.mark.parametrize("document", WITH_CODE, ids=name_of)
 def test_python_blocks_run(document, tmp_path):
-    """All blocks of a document, in order, in one fresh process, as a reader would copy them."""
+    """All blocks of a document run in order, in one fresh process, as a reader would copy them."""
     script = python_blocks(document.read_text(encoding="utf-8"))
     file = tmp_path / f"{document.stem.lower()}_blocks.py"
     file.write_text(script, encoding="utf-8")
@@ -35,7 +58,7 @@ def test_python_blocks_run(document, tmp_path):
 
 
 def test_the_ablation_pages_commands_run_and_draw_its_pictures(tmp_path, monkeypatch):
-    """As they stand, but for the number of steps."""
+    """The commands run unchanged, except for the number of steps."""
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     from ablation import commands, pictures, run
 
@@ -48,8 +71,40 @@ def test_the_ablation_pages_commands_run_and_draw_its_pictures(tmp_path, monkeyp
     assert all((tmp_path / "folder" / file).exists() for file in pictures().values())
 
 
+def test_the_new_op_of_the_page_holds_the_laws(tmp_path):
+    """Its files are written down with their paths, put into a copy of the package, and found there by the laws."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    files = re.findall(r"^```python (mixerzoo/\S+\.py)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    assert len(files) == 5
+    for folder in ("mixerzoo", "tests/conformance"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("tests/__init__.py", "tests/conftest.py", "tests/tolerances.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    for name, code in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(code, encoding="utf-8")
+    laws = [
+        "tests/conformance/test_ops.py",
+        "tests/conformance/test_graphs_of_ops.py",
+        "-k",
+        "momentum_scan",
+        "-p",
+        "no:xdist",
+        "-p",
+        "no:cacheprovider",
+        "-rA",
+    ]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-m", "pytest", *laws]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert done.stdout.count("PASSED") > 80
+    style = subprocess.run([sys.executable, "-m", "ruff", "check", "mixerzoo/kernels/momentum_scan"], cwd=tmp_path)
+    assert style.returncode == 0
+
+
 def python_blocks(text: str) -> str:
-    """The fenced python blocks, each at its own line numbers, so that a traceback points into the document."""
+    """Returns the fenced python blocks, each at its own line numbers, so that a traceback points into the document."""
     lines, inside = [], False
     for line in text.splitlines():
         fence = line.startswith("```")

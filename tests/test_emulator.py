@@ -1,4 +1,4 @@
-"""Compiled kernels give what they should, in the emulator of PTX, and the emulator finds planted faults."""
+"""Compiled kernels are right in the emulator of PTX, and the emulator finds planted faults."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ print(json.dumps(results))
 
 
 def run(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """In a fresh process without Triton's interpreter, which has no compiler."""
+    """Runs a script in a fresh process without Triton's interpreter, which has no compiler."""
     inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     own = {"PYTHONPATH": str(ROOT), "TRITON_CACHE_DIR": str(folder / "cache")}
     command = (sys.executable, "-W", "ignore", *command)

@@ -1,4 +1,4 @@
-"""The backend `fla`: why it can't run, and that arguments reach flash-linear-attention's kernels as they mean them.
+"""The backend `fla` says why it can't run, and passes arguments to flash-linear-attention's kernels as they mean them.
 
 Its kernels need a GPU, so that functions of ours, with its signatures and conventions, stand in for them.
 """
@@ -18,8 +18,8 @@ from mixerzoo.kernels import flash_linear_attention
 from mixerzoo.kernels.dispatch import Backend
 from mixerzoo.kernels.gated_linear_attention import gated_linear_attention
 from mixerzoo.kernels.gated_scan import gated_scan
-from mixerzoo.kernels.gated_scan.cases import DOCUMENTS
 from mixerzoo.kernels.hgrn2 import hgrn2
+from mixerzoo.kernels.sampling import DOCUMENTS
 
 from .tolerances import assert_close
 
@@ -64,7 +64,7 @@ def fused_recurrent_hgrn(
 
 @pytest.fixture
 def peer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A package `fla` that takes tensors on the CPU."""
+    """Makes a package `fla` that takes tensors on the CPU."""
     for name in ("fla", "fla.ops", "fla.ops.gla", "fla.ops.simple_gla", "fla.ops.hgrn"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     for function in (chunk_gla, chunk_simple_gla, fused_recurrent_hgrn):

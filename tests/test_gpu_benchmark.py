@@ -78,7 +78,7 @@ def test_every_op_is_checked_in_every_precision(smoke: dict) -> None:
 
 
 def test_an_op_that_errs_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a hundredth, in nothing but the gradient of one input."""
+    """It errs by a hundredth, in nothing but the gradient of one input."""
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
     correctness, measure = import_module("correctness"), import_module("measure")
 

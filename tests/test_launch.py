@@ -1,4 +1,4 @@
-"""What a second launch tells the GPU is what Triton told it at the first one, and lengths share what is compiled."""
+"""A second launch tells the GPU what Triton told it at the first one, and lengths share compiled code."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_what_is_compiled_for_aligned_memory_is_not_launched_on_other(results: d
 
 
 def test_lengths_and_batch_sizes_share_what_is_compiled(results: dict) -> None:
-    """Forward: in one segment or several; the states kernel: of segments, or of gradients behind blocks."""
+    """Forward has one segment or several; the states kernel has segments, or gradients behind blocks."""
     assert results["codes"] == {"forward_kernel": 2, "states_kernel": 2, "backward_kernel": 1}
 
 

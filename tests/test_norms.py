@@ -1,4 +1,4 @@
-"""Batch normalisation over tokens: torch's, to which padding is nothing."""
+"""Batch normalisation over tokens is torch's, and ignores padding."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mixerzoo.blocks.stack import Stack
-from mixerzoo.mixers.norms import BLOCK_NORMS, BatchNorm, make_block_norm, make_norm
+from mixerzoo.mixers.parts.norms import BLOCK_NORMS, BatchNorm, make_block_norm, make_norm
 from tests.tolerances import assert_close
 
 WIDTH = 6
@@ -72,7 +72,7 @@ def test_a_stack_takes_it_and_hands_it_the_mask(checkpointing: bool) -> None:
 
 
 def test_evaluated_it_is_causal() -> None:
-    """step, prefill and forward agree, since the averages of training take the place of the batch's."""
+    """step, prefill and forward agree, because the averages of training take the place of the batch's."""
     torch.manual_seed(0)
     stack = Stack(16, 2, {"name": "hgrn2", "expand": 4}, norm="batch").double()
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""Numbers that are in the papers, or in the code their results came from."""
+"""The papers, or the code of their results, give these numbers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def count(*modules: nn.Module) -> int:
 
 @pytest.fixture(autouse=True)
 def on_meta():
-    """Counting needs no memory."""
+    """Counts on the meta device, without memory."""
     with torch.device("meta"):
         yield
 
@@ -32,14 +32,14 @@ def on_meta():
     ids=["HGRN1", "HGRN2"],
 )
 def test_wikitext_103_models_have_the_published_size(mixer, multiplier: float, published: float) -> None:
-    """arXiv:2311.04823, table 1: six layers of width 512, one embedding for input and output."""
+    """arXiv:2311.04823, table 1, has six layers of width 512 and one embedding for input and output."""
     layers = Stack(512, 6, mixer, channel_mixer={"multiplier": multiplier, **GLU}, norm="layer")
     assert round(count(layers, nn.Embedding(WIKITEXT_VOCABULARY, 512)) / 1e6, 2) == published
 
 
 @pytest.mark.parametrize(("dim", "published"), [(192, 6.11), (384, 23.72)])
 def test_imagenet_models_have_the_published_size(dim: int, published: float) -> None:
-    """The authors' vision models: patches of 14, twelve layers, mean pooling, no position embedding, no class token.
+    """The authors' vision models have patches of 14, twelve layers, mean pooling, no positions, no class token.
 
     The papers print 6.1 and 23.7 M; the second decimal follows from the authors' code.
     """
@@ -61,7 +61,7 @@ def test_imagenet_models_have_the_published_size(dim: int, published: float) -> 
     ids=str,
 )
 def test_mixers_have_the_published_number_of_matrices(config: dict, squares: int) -> None:
-    """In units of dim^2, weights of full maps alone: GLA's low-rank gate, biases, norms and theta aside."""
+    """The unit is dim^2, for weights of full maps alone: GLA's low-rank gate, biases, norms and theta aside."""
     dim = 1024
     mixer = build_mixer({**config, "dim": dim})
     full = [weight for weight in mixer.parameters() if weight.ndim == 2 and min(weight.shape) > 16]
@@ -69,7 +69,7 @@ def test_mixers_have_the_published_number_of_matrices(config: dict, squares: int
 
 
 def test_small_parameters_are_the_published_ones() -> None:
-    """hgrn1: six biases (one of width 1, 2, 2, 1 each), 4 D for the norm, theta. gla: 16 D + 16 K + K for the gate."""
+    """hgrn1 has six biases (of width 1, 2, 2, 1), 4 D for the norm, theta. gla has 16 D + 16 K + K for the gate."""
     D = 512
     assert count(build_mixer("hgrn1", dim=D)) == 7 * D**2 + (1 + 2 + 2 + 1) * D + 4 * D + D
     assert count(build_mixer("hgrn1", dim=D, bidirectional=True)) == 7 * D**2 + 12 * D

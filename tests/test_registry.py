@@ -1,29 +1,32 @@
-"""Names: the catalog, registration, and third-party mixers that are installed beside the package."""
+"""Names come from the catalog, from registration, and from third-party mixers installed beside the package."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import mixerzoo.kernels
 from mixerzoo import build_mixer, list_mixers, mixer_info, register_mixer
-from mixerzoo.mixers.base import Mixer, MixerSpec
 from mixerzoo.mixers.gla import GLA
+from mixerzoo.mixers.parts import Mixer, MixerSpec
 from mixerzoo.registry.catalog import MIXERS
+from mixerzoo.registry.pattern import label_of, names_in, pattern_of, resolved, tiled
 from mixerzoo.registry.registry import Registry
 
 ROOT = Path(__file__).parents[1]
 PLUGIN = '''
 import torch
 from mixerzoo.kernels.gated_scan import gated_scan
-from mixerzoo.mixers.base import MixerSpec
-from mixerzoo.mixers.linear import LinearMixer
+from mixerzoo.mixers.parts.contract import MixerSpec
+from mixerzoo.mixers.parts.frame import LinearMixer
 
 
 class MovingAverage(LinearMixer):
@@ -63,7 +66,7 @@ class MovingAverage(LinearMixer):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory in which a distribution with one mixer is installed, as an installer leaves it."""
+    """Makes a directory in which a distribution with one mixer is installed, as an installer leaves it."""
     site = tmp_path_factory.mktemp("site")
     (site / "moving_average.py").write_text(PLUGIN)
     info = site / "moving_average-1.0.dist-info"
@@ -74,7 +77,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(site: Path, *arguments: str) -> str:
-    """Standard output of a fresh Python process that sees the installed distribution."""
+    """Returns the standard output of a fresh Python process that sees the installed distribution."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(site), str(ROOT)])}
     done = subprocess.run(
         [sys.executable, *arguments], env=environment, cwd=ROOT, capture_output=True, text=True, check=False
@@ -127,6 +130,35 @@ def test_a_spec_names_ops_that_exist(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", list_mixers())
+def test_filters_find_a_mixer_by_its_spec(name: str) -> None:
+    spec = mixer_info(name)
+    for op in spec.ops or (None,):
+        assert name in list_mixers(spec.family, op, spec.capabilities)
+    assert all(mixer_info(other).family == spec.family for other in list_mixers(family=spec.family))
+    assert all(spec.capabilities <= mixer_info(other).capabilities for other in list_mixers(can=spec.capabilities))
+
+
+def test_all_filters_must_hold() -> None:
+    assert list_mixers("attention", "hgrn2") == []
+    assert "hgrn1" in list_mixers(can=["depth_shared"])
+    assert "hgrn1" not in list_mixers(can=["depth_shared", "flip_equivariant"])
+    assert list_mixers(can=()) == list_mixers()
+
+
+@pytest.mark.parametrize(
+    ("filters", "message"),
+    [
+        ({"family": "matrix"}, "unknown family 'matrix'; did you mean matrix state? known: attention, "),
+        ({"op": "gated-scan"}, "unknown op 'gated-scan'; did you mean gated_scan? known: gated_linear_attention, "),
+        ({"can": ["causal", "fly"]}, "unknown capability 'fly'; known: bidirectional, causal, "),
+    ],
+)
+def test_a_filter_that_no_mixer_fits_is_named(filters: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        list_mixers(**filters)
+
+
+@pytest.mark.parametrize("name", list_mixers())
 def test_dim_is_1024_by_default(name: str) -> None:
     with torch.device("meta"):
         assert build_mixer(name).config["dim"] == 1024
@@ -176,3 +208,34 @@ def test_a_registry_without_a_near_name_lists_what_it_has() -> None:
     registry = Registry("thing", {"one": "a:b"}, "mixerzoo.nothing")
     with pytest.raises(ValueError, match=r"^unknown thing 'xyz'; known: one$"):
         registry.get("xyz")
+
+
+def test_names_of_one_class_are_listed_together() -> None:
+    targets = {"mods/b": "m:B", "a": "m:A", "b": "m:B", "c": Registry}
+    registry = Registry("thing", targets, "mixerzoo.nothing")
+    assert registry.synonyms() == [["a"], ["b", "mods/b"], ["c"]]
+
+
+@pytest.mark.parametrize(
+    ("mixer", "pattern", "label"),
+    [
+        ("gla", [{"name": "gla"}], "gla"),
+        ({"name": "gla", "num_heads": 2}, [{"name": "gla", "num_heads": 2}], "gla"),
+        (["gla", {"name": "hgrn1"}], [{"name": "gla"}, {"name": "hgrn1"}], "gla+hgrn1"),
+        (({"name": "gla"},), [{"name": "gla"}], "gla"),
+    ],
+)
+def test_a_pattern_is_a_name_a_configuration_or_a_list_of_those(mixer: Any, pattern: list[Any], label: str) -> None:
+    assert pattern_of(mixer) == pattern
+    assert resolved(mixer) == (pattern if isinstance(mixer, (list, tuple)) else pattern[0])
+    assert resolved(resolved(mixer)) == resolved(mixer)
+    assert tiled(mixer, 3) == (pattern * 3)[:3]
+    assert label_of(mixer) == label
+    assert names_in(label) == [one["name"] for one in pattern]
+
+
+@pytest.mark.parametrize("mixer", [None, 3, [], {}, {"expand": 3}, ["gla", 3], ["gla", {"expand": 3}], [["gla"]]])
+def test_anything_else_is_no_pattern_and_the_error_says_whose(mixer: Any) -> None:
+    message = "my mixer must be a name, a configuration with a 'name', or a list of those, got "
+    with pytest.raises(ValueError, match=re.escape(message + repr(mixer))):
+        pattern_of(mixer, "my mixer")

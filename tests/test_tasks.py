@@ -1,4 +1,4 @@
-"""Laws of tasks, configuration and training: strict, deterministic, and right about what they claim to measure."""
+"""Laws of tasks, configuration and training say: strict, deterministic, and right about what they claim to measure."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from mixerzoo import list_mixers
-from mixerzoo.ablation.settings import mixer_config
+from mixerzoo.ablation.question.settings import mixer_config
 from mixerzoo.tasks import BackboneConfig, RunConfig, TrainConfig, build_task, list_tasks
 from mixerzoo.tasks.config import assign, canonical, flatten, from_dict, parse_setting, parse_values, readable
 from mixerzoo.tasks.diagnostics.mqar import MQAR
-from mixerzoo.tasks.lm.model import IGNORED, LanguageModel
-from mixerzoo.tasks.lm.text import TextLM, read_corpus
+from mixerzoo.tasks.lm.data.corpus import read_corpus
+from mixerzoo.tasks.lm.text import TextLM
+from mixerzoo.tasks.models.language_model import IGNORED, LanguageModel
 from mixerzoo.tasks.train import Point, fit, learning_rate, parameter_groups
 
 TINY = BackboneConfig(mixer="attention", dim=16, depth=1)
@@ -176,7 +177,7 @@ def test_the_validation_split_never_changes(name, tmp_path):
 
 
 def solve_by_hand(inputs: list[int], pairs: int) -> list[int]:
-    """MQAR's definition, one token at a time: in the questions' part, a known key is answered by its value."""
+    """Follows MQAR's definition, one token at a time: in the questions' part, a known key is answered by its value."""
     value_of = {inputs[2 * i]: inputs[2 * i + 1] for i in range(pairs)}
     labels = [IGNORED] * len(inputs)
     for position in range(2 * pairs, len(inputs)):
@@ -200,7 +201,7 @@ def test_mqar_agrees_with_a_solver_that_reads_token_by_token(length, pairs):
 
 
 def test_mqar_gaps_follow_the_power_law():
-    """The first drawn key's slot has probability p(i) ~ i^(a-1), as sampling in sequence without replacement says."""
+    """The first drawn key's slot has probability `p(i) ~ i^(a-1)`, as in sequential sampling without replacement."""
     task = MQAR(length=32, num_pairs=2, vocab_size=40)
     inputs, _ = task.generate(np.random.default_rng(1), 20_000)
     slot = (inputs[:, 4::2] == inputs[:, :1]).argmax(1)
@@ -281,7 +282,7 @@ def test_text_is_measured_in_longer_windows_when_asked(tmp_path):
 
 
 class Counting(torch.nn.Module):
-    """Sure that the next byte is one more."""
+    """Predicts with certainty that the next byte is one more."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -378,7 +379,7 @@ def test_training_is_deterministic_and_reports_every_token(name, tmp_path):
 
 
 def test_training_learns(tmp_path):
-    """The text repeats all bytes in order, so what follows is certain."""
+    """The text repeats all bytes in order, so the next byte is certain."""
     task = small_task("lm", tmp_path)
     config = TrainConfig(steps=40, batch_size=16, lr=1e-2, evaluate_every=40)
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Laws of the training loop: interrupted anywhere it ends as if it had not been, and micro-batches change nothing."""
+"""Laws of the training loop say: an interrupted run ends like an undisturbed one, and micro-batches change nothing."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_checkpoint_of_another_training_is_refused(task, tmp_path):
 
 
 class Uneven:
-    """A task's batch in which rows have one to many targets."""
+    """Makes a task's batch with rows of one to many targets."""
 
     def __init__(self, task: Task) -> None:
         self.task = task

@@ -1,4 +1,4 @@
-"""The gated scan's Triton backend beyond the conformance suite, in Triton's interpreter."""
+"""The gated scan's Triton backend has laws beyond the conformance suite, in Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def check_against_torch(inputs: dict[str, Any]) -> None:
 
 
 def arguments_of(inputs: dict[str, Any]) -> tuple[Any, ...]:
-    """Those of the custom op."""
+    """Returns the arguments of the custom op."""
     names = ("x", "log_f", "theta", "initial_state", "cu_seqlens", "direction")
     return tuple(inputs.get(name) for name in names)
 
@@ -113,7 +113,7 @@ def test_large_angles() -> None:
 
 @each_kind
 def test_strides_change_nothing(kind: str) -> None:
-    """Transposed, conjugated, and an output's gradient that has no memory of its own."""
+    """Inputs are transposed and conjugated, and an output's gradient has no memory of its own."""
     inputs = inputs_of(kind)
     leaves = {name: x.detach() for name, x in leaves_of(inputs).items() if x.ndim > 1}
     strided = {name: x.transpose(0, 1).contiguous().transpose(0, 1) for name, x in leaves.items()}
@@ -205,7 +205,7 @@ def test_the_custom_ops_are_what_they_say(kind: str, place: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @each_kind
 def test_dtypes_of_outputs_and_gradients(kind: str, dtype: torch.dtype) -> None:
-    """As torch's compiler sees them, without a value: the interpreter's arithmetic in bf16 is not a GPU's."""
+    """torch's compiler sees them without a value: the interpreter's arithmetic in bf16 is not a GPU's."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     inputs = inputs_of(kind, dtype=dtype, initial_state=False)
@@ -262,7 +262,7 @@ def test_autocast_changes_nothing() -> None:
 @each_place
 @each_kind
 def test_one_launch_each_way(kind: str, place: str) -> None:
-    """Planned on the meta device, where no kernel runs."""
+    """The launch is planned on the meta device, where no kernel runs."""
     from mixerzoo.kernels.gated_scan.triton_plan import Call
 
     inputs = {name: x.to("meta") if isinstance(x, Tensor) else x for name, x in inputs_of(kind, place).items()}

@@ -1,8 +1,8 @@
-"""Every tolerance of the test suite. Nothing loosens them: no environment variable, no device, no argument.
+"""The test suite has no other tolerances. Nothing loosens them: no environment variable, no device, no argument.
 
 FP64 algebra must agree to 1e-9 of the largest entry: two correct evaluations of one formula differ by rounding alone.
 Lower precision has a budget instead: an implementation may err twice as much as the reference run in that precision,
-both measured in fp64, plus a few roundings of the result.
+plus a few roundings of the result. Both errors are measured in fp64.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ STANDARD_ERRORS = 4.5  # for what is random: one comparison in 150,000 is furthe
 
 
 def assert_close(actual: Any, expected: Any) -> None:
-    """Same structure, shapes and dtypes; values within RELATIVE of the largest expected entry; integers equal."""
+    """Asserts equal structure, shapes, dtypes and integers; values within RELATIVE of the largest expected entry."""
     for name, a, e in _paired(actual, expected):
         assert a.dtype == e.dtype, f"{name} is {a.dtype}, expected {e.dtype}"
         if not (e.is_floating_point() or e.is_complex()):
@@ -33,13 +33,13 @@ def assert_close(actual: Any, expected: Any) -> None:
 
 
 def assert_identical(actual: Any, expected: Any) -> None:
-    """Bit for bit."""
+    """Asserts that results agree bit for bit."""
     for name, a, e in _paired(actual, expected):
         assert a.dtype == e.dtype and torch.equal(a, e), f"{name} differs"
 
 
 def assert_within_budget(actual: Any, reference: Any, oracle: Any) -> None:
-    """err(actual) <= 2 (err(reference) + a few roundings), root mean square, against the fp64 oracle."""
+    """Asserts `err(actual) <= 2 (err(reference) + a few roundings)`, root mean square, against the fp64 oracle."""
     for (name, a, r), (_, _, o) in zip(_paired(actual, reference), _paired(actual, oracle), strict=True):
         assert a.dtype == r.dtype, f"{name} is {a.dtype}, expected {r.dtype}"
         rounding = torch.finfo(a.dtype).eps * _mean_square_root(o)
@@ -50,7 +50,7 @@ def assert_within_budget(actual: Any, reference: Any, oracle: Any) -> None:
 def assert_statistic(
     name: str, found: float, expected: float, *, deviation: float, count: float, reference: int = 30_000
 ) -> None:
-    """A mean over `count` samples is the published one over `reference` samples, whose standard deviation is given."""
+    """Asserts that a mean over `count` samples is the published one over `reference`, of known standard deviation."""
     allowed = STANDARD_ERRORS * deviation * (1 / count + 1 / reference) ** 0.5
     assert abs(found - expected) <= allowed, f"{name} is {found:.4g}, published {expected:.4g} +- {allowed:.2g}"
 

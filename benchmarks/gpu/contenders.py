@@ -1,6 +1,6 @@
-"""What is timed: groups of contenders that do the same work on the same tensors.
+"""The timed contenders form groups; a group's contenders do the same work on the same tensors.
 
-A contender is built when its group is due, so that one whose package is missing is a row with an error.
+A contender is built when its group is due. If its package is missing, its row holds the error.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from mixerzoo import build_mixer, use_backend
 from mixerzoo.kernels.gated_linear_attention import gated_linear_attention
 from mixerzoo.kernels.gated_scan import gated_scan
 from mixerzoo.kernels.hgrn2 import hgrn2
-from mixerzoo.kernels.hgrn2_plug_in import replace_hgrn2
-from mixerzoo.tasks.lm.model import LanguageModel
+from mixerzoo.tasks.lm.flash_linear_attention.hgrn2_plug_in import replace_hgrn2
+from mixerzoo.tasks.models.language_model import LanguageModel
 
 PEER_CAPTURED = "flash-linear-attention, in a CUDA graph"
 PLUGGED = "flash-linear-attention on our op"
@@ -48,7 +48,7 @@ HEAD_GATE = "gated_linear_attention with a gate per head"
 
 
 def groups(device: torch.device, smoke: bool) -> Iterator[tuple[str, Shape, Callable[[], Group]]]:
-    """What is timed, at which sizes, and how to set it up. The most important first: time may not do for all."""
+    """Yields each group's name, its sizes and its setup. The most important come first, because time may run out."""
     dtype = torch.float32 if smoke else torch.bfloat16
     shapes: tuple[Shape, ...] = (SMOKE_SHAPE,) if smoke else SHAPES
     for shape in shapes:
@@ -71,7 +71,7 @@ def tensors(device: torch.device, dtype: torch.dtype, *shapes: tuple[int, ...]) 
 
 
 def op_group(inputs: list[Tensor], v: Tensor, ops: dict[str, Callable[[], Op]]) -> Group:
-    """Ops of the same inputs; each is looked up, imports and all, when it is due."""
+    """Groups ops of the same inputs; each is looked up, imports and all, when it is due."""
     contenders = {who: lambda find=find: passes(find(), inputs) for who, find in ops.items()}
     return Group(contenders, bytes=compulsory(inputs, v))
 
@@ -81,7 +81,7 @@ def peer(module: str, name: str) -> Any:
 
 
 def hgrn2_group(shape: Shape, device: torch.device, dtype: torch.dtype) -> Group:
-    """From raw q, logits and v to y. FlashAttention takes the logits for keys: as many, as large."""
+    """Groups ops from raw q, logits and v to y. FlashAttention takes the logits for keys: as many, as large."""
     B, T, H, K = shape
     q, x, v = tensors(device, dtype, *[(B, T, H, K)] * 3)
     bound = torch.full((H, K), 0.5, device=device, requires_grad=True)
@@ -97,7 +97,7 @@ def hgrn2_group(shape: Shape, device: torch.device, dtype: torch.dtype) -> Group
 
 
 def tuned(function: Op) -> Op:
-    """With the fastest of an op's schedules, where the table's is another."""
+    """Runs with the fastest of an op's schedules, if the table has another."""
 
     def run(*inputs: Tensor) -> Tensor:
         with use_backend("auto", tune=True):
@@ -107,7 +107,7 @@ def tuned(function: Op) -> Op:
 
 
 def peer_gates(q: Tensor, x: Tensor, v: Tensor, bound: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The chain between projections and `chunk_gla` in their layer, in any layer but the first."""
+    """Does the chain between projections and `chunk_gla` in their layer, in any layer but the first."""
     log_f = torch.logaddexp(bound.log(), torch.log1p(-bound) + F.logsigmoid(x))
     return F.silu(q), (1 - log_f.exp()).to(v), log_f
 
@@ -129,15 +129,15 @@ def compiled(function: Any) -> Any:
 
 
 def mixer_group(shape: Shape, device: torch.device, dtype: torch.dtype) -> Group:
-    """The layer, projections, norm and all, with a lower bound of 1/2."""
+    """Groups layers, projections and norm included, with a lower bound of 1/2."""
     B, T, H, K = shape
     dim = H * K
     (x,) = tensors(device, dtype, (B, T, dim))
     bound = torch.full((dim,), 0.5, device=device, requires_grad=True)
     mixer = our_mixer(dim, K, device, dtype)
     contenders = {
-        OURS: lambda: layer_passes(mixer, lambda x: mixer(x, shared=bound), x, bound),
-        OURS_COMPILED: lambda: layer_passes(mixer, partial(compiled(mixer), shared=bound), x, bound),
+        OURS: lambda: layer_passes(mixer, lambda x: mixer(x, shared={"lower_bound": bound}), x, bound),
+        OURS_COMPILED: lambda: layer_passes(mixer, partial(compiled(mixer), shared={"lower_bound": bound}), x, bound),
         PEER: lambda: peer_layer(dim, K, x, bound, lambda layer: layer),
         PEER_COMPILED: lambda: peer_layer(dim, K, x, bound, compiled),
     }
@@ -163,8 +163,10 @@ def peer_layer(dim: int, expand: int, x: Tensor, bound: Tensor, prepare: Callabl
 
 
 def hgrn2_step_group(shape: Shape, device: torch.device, dtype: torch.dtype) -> Group:
-    """One token: the state is read and written, which is the floor. As serving does it, a CUDA graph has the launches:
-    what is left is the GPU's own time, of which a copy of the state has as much as nobody can do without."""
+    """Groups steps of one token: the state is read and written, which is the floor.
+
+    As in serving, a CUDA graph launches them. The GPU's own time remains, and a copy of the state shows its minimum.
+    """
     B, _, H, K = shape
     q, x, v = tensors(device, dtype, *[shape] * 3)
     (state,) = tensors(device, torch.float32, (B, H, K, K))
@@ -195,7 +197,7 @@ def hgrn2_step_group(shape: Shape, device: torch.device, dtype: torch.dtype) -> 
 
 
 def mixer_step_group(shape: Shape, device: torch.device, dtype: torch.dtype) -> Group:
-    """One token of a layer: also the weights are read."""
+    """Groups steps of one token of a layer: the weights are read as well."""
     B, _, H, K = shape
     dim = H * K
     (x,) = tensors(device, dtype, (B, dim))
@@ -214,14 +216,17 @@ def mixer_step_group(shape: Shape, device: torch.device, dtype: torch.dtype) -> 
     moved = 2.0 * 4 * B * H * K * K + weights + 2.0 * x.numel() * x.element_size()
 
     def ours() -> Passes:
-        return inference(lambda: mixer.step(x, state, shared=bound))
+        return inference(lambda: mixer.step(x, state, shared={"lower_bound": bound}))
 
     contenders = {OURS: ours, OURS_CAPTURED: lambda: captured(ours(), device), PEER: theirs}
     return Group(contenders, (FORWARD,), {FORWARD: moved})
 
 
 def model_group(shape: Shape, depth: int, device: torch.device) -> Group:
-    """A training step of a language model, 340M parameters at 24 layers of 1024: fp32 weights, bf16 autocast, AdamW."""
+    """Groups training steps of a language model.
+
+    It has 340M parameters at 24 layers of 1024: fp32 weights, bf16 autocast, AdamW.
+    """
     B, T, H, K = shape
     dim, hidden = H * K, 256 * -(-H * K * 8 // (3 * 256))
     ids = torch.randint(VOCABULARY, (B, T + 1), device=device)
@@ -297,5 +302,5 @@ def scan_group(shape: Shape, device: torch.device, dtype: torch.dtype) -> Group:
 
 
 def first(function: Op, *inputs: Tensor) -> Tensor:
-    """y, without the state."""
+    """Returns y, without the state."""
     return function(*inputs)[0]

@@ -1,8 +1,8 @@
-"""Our kernels on the device against the token loop in fp64: outputs, states and every gradient, in three precisions.
+"""Compares our kernels with the token loop in fp64: outputs, states and every gradient, in three precisions.
 
-A kernel may err twice as much as the token loop with inputs and outputs of that precision, plus a few roundings, in
-the root mean square: the tests' budget, read from `tests/tolerances.py`. An fp32 result of half-precision inputs has
-one rounding to bf16 besides, where the matrix unit made it: its operands are bf16, and the token loop has none.
+A kernel's root mean square error may be twice that of the token loop in that precision, plus a few roundings. This is
+the tests' budget, read from `tests/tolerances.py`. An fp32 result of half-precision inputs has one more rounding, to
+bf16, if the matrix unit made it. Its operands are bf16; the token loop has none.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def checks(*, smoke: bool) -> list[Check]:
 
 
 def check(meter: Meter, backend: str, todo: list[Check]) -> Iterator[dict[str, Any]]:
-    """A row for each: the tensor that comes closest to its budget, or exceeds it most."""
+    """Yields a row for each check: the tensor that comes closest to its budget, or exceeds it most."""
     for one in todo:
         row = {"op": one.op, "case": one.case, "dtype": one.precision}
         worst, error = (None, LATE) if meter.late else attempt(lambda one=one: _worst(one, backend, meter))
@@ -87,8 +87,10 @@ def check(meter: Meter, backend: str, todo: list[Check]) -> Iterator[dict[str, A
 
 
 def check_captured(meter: Meter, backend: str) -> Iterator[dict[str, Any]]:
-    """A row for each: both passes, replayed from a CUDA graph on inputs that it wasn't captured with, are bit for bit
-    what they are without. Packed, the documents' lengths are others too. On a CPU, which has no graphs, they run again.
+    """Yields a row for each op and case: both passes, replayed from a CUDA graph, are bit for bit those without one.
+
+    The replay has inputs that the graph wasn't captured with. If they are packed, the documents' lengths differ too. A
+    CPU has no graphs, so the passes run again.
     """
     for op, case in ((op, case) for op in OPS for case in CAPTURED[: 1 if meter.smoke else None]):
         row = {"op": op, "case": case | {"captured": True}, "dtype": "bfloat16"}
@@ -150,7 +152,7 @@ def _placed(inputs: dict[str, Any], device: torch.device) -> dict[str, Any]:
 def _differentiated(
     op: str, inputs: dict[str, Any], backend: str, cotangents: list[Tensor] | None = None
 ) -> tuple[dict[str, Tensor], list[Tensor]]:
-    """Results and all gradients by name, and what they were differentiated with: random, unless given."""
+    """Returns results and all gradients by name, and their cotangents: random, unless given."""
     leaves = {
         name: x.detach().requires_grad_()
         for name, x in inputs.items()

@@ -1,9 +1,9 @@
-"""The checks that benchmarks/gpu/run.py makes on a GPU, without one: compiled code in the tests' emulator of PTX.
+"""Makes the checks of benchmarks/gpu/run.py without a GPU: compiled code runs in the tests' emulator of PTX.
 
     python benchmarks/gpu/emulate.py sm_90 --out benchmarks/results/emulated/sm_90.json [--only "hgrn2 both bfloat16"]
 
-Half an hour for all, one row of the batch and 130 tokens. The file is written after every check, and a run that was
-stopped goes on where it was, unless the code, the versions or the chip are others.
+All take half an hour, with one row of the batch and 130 tokens. The file is written after every check. A stopped run
+resumes, unless the code, the versions or the chip changed.
 """
 
 from __future__ import annotations

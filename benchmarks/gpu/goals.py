@@ -1,4 +1,4 @@
-"""What is measured at which sizes, and what is promised of it. Also read without a GPU, to list what is promised."""
+"""The goals name the measured sizes and the promises. They are also read without a GPU, to list the promises."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FORWARD, BOTH = "forward", "forward + backward"
 
 
 def claims(rows: list[dict[str, Any]], copy_bandwidth: float | None) -> list[dict[str, Any]]:
-    """Every promise as `measured` against `bound`; `measured` is None where something is missing."""
+    """Returns every promise as `measured` against `bound`; `measured` is None if something is missing."""
     found = {(row["what"], tuple(row["shape"]), row["who"], row["pass"]): row for row in rows}
 
     def ratio(what: str, shape: Shape, who: str, value: str = "seconds") -> float | None:

@@ -1,4 +1,4 @@
-"""What a contender is; its time and peak memory; ceilings of the device; results that a killed run leaves behind."""
+"""Measures contenders' time and peak memory, and the device's ceilings; a killed run leaves its results behind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FLUSH = 2**28  # bytes, several times any L2 cache
 
 
 class Meter:
-    """Times runs on a device, with its cache flushed before each; `deadline` is when to begin nothing more."""
+    """Times runs on a device, with its cache flushed before each; nothing new begins after `deadline`."""
 
     def __init__(self, device: torch.device, seconds: float, smoke: bool) -> None:
         self.device, self.smoke = device, smoke
@@ -54,7 +54,7 @@ class Meter:
         return begin.elapsed_time(end) / 1000
 
     def peak(self, run: Run) -> int | None:
-        """Bytes that a run takes on top of what is allocated; None on a CPU."""
+        """Returns the bytes that a run takes on top of what is allocated; None on a CPU."""
         if not self.cuda:
             return None
         torch.cuda.synchronize()
@@ -67,7 +67,7 @@ class Meter:
 
 @dataclass
 class Result:
-    """Every time of one contender, or the error that it ended with."""
+    """Holds every time of one contender, or the error that ended it."""
 
     seconds: list[float]
     peak: int | None = None
@@ -79,7 +79,7 @@ class Result:
 
 
 def attempt(action: Callable[[], Any]) -> tuple[Any, str | None]:
-    """(what it returns, None), or (None, its error in one line)."""
+    """Returns (the action's result, None), or (None, its error in one line)."""
     try:
         return action(), None
     except Exception as error:
@@ -88,7 +88,7 @@ def attempt(action: Callable[[], Any]) -> tuple[Any, str | None]:
 
 
 def compete(runs: dict[str, Run], meter: Meter) -> dict[str, Result]:
-    """The contenders take turns (A B C A B C ...), after a warm-up of each. One that fails leaves the others alone."""
+    """Times contenders in turns (A B C A B C ...), after a warm-up of each. If one fails, the others continue."""
     results = {name: Result([]) for name in runs}
     for name, run in runs.items():
         results[name].error = LATE if meter.late else _warm_up(run, meter, results[name])
@@ -112,7 +112,7 @@ def _warm_up(run: Run, meter: Meter, result: Result) -> str | None:
 
 @dataclass
 class Passes:
-    """One contender, ready to run. What its group doesn't time is None."""
+    """Holds one contender, ready to run. A pass that its group doesn't time is None."""
 
     forward: Run | None
     both: Run | None
@@ -120,7 +120,7 @@ class Passes:
 
 @dataclass
 class Group:
-    """Contenders by name, and by pass what none can do without: bytes to move, FLOPs."""
+    """Holds contenders by name, and each pass's minimum: bytes to move, FLOPs."""
 
     contenders: dict[str, Callable[[], Passes]]
     passes: tuple[str, ...] = (FORWARD, BOTH)
@@ -129,7 +129,7 @@ class Group:
 
 
 def passes(function: Op, inputs: list[Tensor]) -> Passes:
-    """Inference, and a forward pass with the gradients of all inputs."""
+    """Returns inference, and a forward pass with the gradients of all inputs."""
     cotangent: list[Tensor] = []
 
     def forward() -> None:
@@ -146,7 +146,10 @@ def passes(function: Op, inputs: list[Tensor]) -> Passes:
 
 
 def compulsory(inputs: list[Tensor], y: Tensor) -> dict[str, float]:
-    """Forward reads the inputs and writes y; backward reads the inputs and dy and writes the inputs' gradients."""
+    """Returns each pass's least bytes.
+
+    Forward reads the inputs and writes y; backward reads the inputs and dy and writes the inputs' gradients.
+    """
     read, written = (sum(x.numel() * x.element_size() for x in tensors) for tensors in (inputs, [y]))
     return {FORWARD: read + written, BOTH: 3 * read + 2 * written}
 
@@ -156,14 +159,17 @@ def inference(run: Run) -> Passes:
 
 
 def captured(ready: Passes, device: torch.device) -> Passes:
-    """The forward pass as a CUDA graph, which replays its launches without the host; as it is where there are none."""
+    """Captures the forward pass as a CUDA graph, which replays its launches without the host.
+
+    Without CUDA the pass stays unchanged.
+    """
     if ready.forward is None or device.type != "cuda":
         return ready
     return Passes(capture(ready.forward).replay, None)
 
 
 def capture(run: Run) -> torch.cuda.CUDAGraph:
-    """After a warm-up on a stream of its own, as torch asks for."""
+    """Captures a run, after a warm-up on a stream of its own, as torch asks for."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -177,7 +183,7 @@ def capture(run: Run) -> torch.cuda.CUDAGraph:
 
 
 def ceilings(meter: Meter) -> dict[str, float | None]:
-    """Bytes a second of a copy within the device, and FLOP a second of a bf16 matrix product."""
+    """Measures bytes a second of a copy within the device, and FLOP a second of a bf16 matrix product."""
     size, n = (2**16, 64) if meter.smoke else (2**30, 8192)
     source, target = (torch.zeros(size, dtype=torch.int8, device=meter.device) for _ in range(2))
     a, b = (torch.randn(n, n, device=meter.device).bfloat16() for _ in range(2))
@@ -187,7 +193,7 @@ def ceilings(meter: Meter) -> dict[str, float | None]:
 
 
 class Record:
-    """A dictionary that is written as JSON after every change, so that the file always loads."""
+    """Writes a dictionary as JSON after every change, so that the file always loads."""
 
     def __init__(self, path: Path, values: dict[str, Any]) -> None:
         self.path, self.values = path, values

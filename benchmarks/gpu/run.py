@@ -1,10 +1,10 @@
-"""HGRN2 and its relatives on a GPU: are they right, and how fast, side by side with their peers in one process.
+"""Checks HGRN2 and its relatives on a GPU, and times them side by side with their peers in one process.
 
     python benchmarks/gpu/run.py --out DIR [--smoke] [--minutes 8] [--only correctness,mixer,hgrn2]
 
-Contenders take turns and medians are compared; the L2 cache is flushed before every call; warm-up, which includes the
-peers' search for their configurations, doesn't count. Bandwidth and matrix rate are measured in the same run. A
-contender that fails or isn't installed is a row with its error. DIR/<device>.json is written after every group.
+Contenders take turns and medians are compared; the L2 cache is flushed before every call. Warm-up doesn't count; it
+includes the peers' search for their configurations. Bandwidth and matrix rate are measured in the same run. If a
+contender fails or isn't installed, its row holds the error. DIR/<device>.json is written after every group.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def measure(record: Record, meter: Meter, only: list[str] | None) -> None:
 
 
 def time_group(build: Callable[[], Group], meter: Meter, limits: dict[str, float | None]) -> Iterator[dict[str, Any]]:
-    """A row for every contender and pass."""
+    """Returns a row for every contender and pass."""
     group, error = (None, LATE) if meter.late else attempt(build)
     if group is None:
         yield {"who": "all", "pass": "all"} | _numbers(Result([], error=error), None, None, limits)
@@ -131,7 +131,7 @@ def _numbers(
 
 
 def report(record: dict[str, Any]) -> str:
-    """The results as Markdown."""
+    """Returns the results as Markdown."""
     lines = ["| what | B,T,H,K | who | pass | ms | peak MiB | of copy | of matmul |", "|" + " --- |" * 8]
     for row in record["rows"]:
         time = row["error"] or ("" if row["seconds"] is None else f"{1000 * row['seconds']:.3f}")

@@ -1,4 +1,4 @@
-"""Numbers as people read them: the same in tables, figures and sentences."""
+"""Writes numbers as people read them: the same in tables, figures and sentences."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ MOST_NAMES = 5  # in a sentence
 
 
 def number(value: float) -> str:
-    """A metric: four decimals, or fewer where it is large."""
+    """Writes a metric with four decimals, or fewer where it is large."""
     return f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
@@ -22,17 +22,17 @@ def whole(value: float) -> str:
 
 
 def short(value: float) -> str:
-    """Three digits, or whole numbers where those are more."""
+    """Writes three digits, or whole numbers where those are more."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def counted(number: int, what: str) -> str:
-    """`1 run`, `2 runs`."""
+    """Writes `1 run`, `2 runs`."""
     return f"{number} {what}{'s' * (number != 1)}"
 
 
 def size(value: float) -> str:
-    """`256 B`, `4 KiB`, `1.5 MiB`."""
+    """Writes `256 B`, `4 KiB`, `1.5 MiB`."""
     for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if value >= scale:
             return f"{value / scale:.4g} {unit}"
@@ -40,12 +40,15 @@ def size(value: float) -> str:
 
 
 def show_value(value: Any) -> str:
-    """A setting: `0.003`, `16`, `True`."""
+    """Writes a setting: `0.003`, `16`, `True`."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def listed(names: Sequence[str]) -> str:
-    """`a, b`, with semicolons where the names themselves have commas, and the number of those beyond five."""
+    """Writes `a, b`, and the number of names beyond five.
+
+    Semicolons part names that have commas themselves.
+    """
     separator = "; " if any("," in name for name in names) else ", "
     rest = f" and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else ""
     return separator.join(names[:MOST_NAMES]) + rest

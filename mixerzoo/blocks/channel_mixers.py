@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from mixerzoo.kernels.pointwise import ACTIVATIONS
-from mixerzoo.mixers.base import check_choice
+from mixerzoo.mixers.parts.checks import check_choice
 
 
 class GLU(nn.Module):

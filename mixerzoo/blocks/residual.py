@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mixerzoo.mixers.base import Mixer, Output
-from mixerzoo.mixers.layout import ScanOrder
-from mixerzoo.mixers.norms import make_block_norm, normalize
+from mixerzoo.mixers.parts import Mixer, Output, Shared
+from mixerzoo.mixers.parts.layout import ScanOrder
+from mixerzoo.mixers.parts.norms import make_block_norm, normalize
 
 
 class ResidualBlock(nn.Module):
@@ -41,7 +41,7 @@ class ResidualBlock(nn.Module):
         *,
         mask: Tensor | None = None,
         cu_seqlens: Tensor | None = None,
-        shared: Tensor | None = None,
+        shared: Shared | None = None,
         passes: tuple[tuple[ScanOrder, ...], ...] = ((),),
     ) -> Tensor:
         """passes: what `scan_passes` says of an image. The mixer goes once through every pass's orders, one after the
@@ -52,14 +52,21 @@ class ResidualBlock(nn.Module):
         return self.finish(x, y, mask)
 
     def prefill(
-        self, x: Tensor, state: Any = None, *, mask: Tensor | None = None, shared: Tensor | None = None
+        self, x: Tensor, state: Any = None, *, mask: Tensor | None = None, shared: Shared | None = None
     ) -> Output:
         y, state = self.mixer.prefill(normalize(self.mixer_norm, x, mask), state, mask=mask, shared=shared)
         return Output(self.finish(x, y, mask), state)
 
-    def step(self, x_t: Tensor, state: Any, *, shared: Tensor | None = None) -> Output:
+    def step(self, x_t: Tensor, state: Any, *, shared: Shared | None = None) -> Output:
         y, state = self.mixer.step(self.mixer_norm(x_t), state, shared=shared)
         return Output(self.finish(x_t, y), state)
+
+    def first_value(self, x: Tensor, *, mask: Tensor | None = None, **ways: Any) -> Tensor:
+        """Returns what this layer, as the first that shares it, hands to all: x is what comes into the block."""
+        x = normalize(self.mixer_norm, x, mask)
+        if x.ndim == 2:  # a step
+            return self.mixer.hand_on(x[:, None], **ways)[:, 0]
+        return self.mixer.hand_on(x, mask=mask, **ways)
 
     def init_state(self, batch_size: int, *, max_length: int | None = None) -> Any:
         return self.mixer.init_state(batch_size, max_length=max_length)

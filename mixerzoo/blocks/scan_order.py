@@ -14,6 +14,9 @@ costs a scan and no linear map. A bidirectional mixer goes through every order b
     hilbert   Hilbert's curve of the enclosing square, without the     Hilbert 1891
               tokens outside of the image
 
+    plane     the image as it stands, its two axes known: for mixers     pLSTM (arXiv:2506.11997), HorNet's gnConv
+              with a form of their own on them                           (arXiv:2207.14284)
+
 All of them work for any H and W; all but hilbert, which looks its way up, for an H and W that an export leaves open.
 """
 
@@ -25,7 +28,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mixerzoo.mixers.layout import ScanOrder
+from mixerzoo.mixers.parts.layout import Plane, ScanOrder
 from mixerzoo.registry.registry import unknown
 
 
@@ -102,18 +105,20 @@ def scan_passes(
 
 
 def check_scan_order(name: str, *, whole_image: bool = False) -> None:
-    """ValueError for a name that is no scan order or, for `whole_image`, one that cuts the image into lines."""
+    """Raises ValueError for a name that is no scan order or, for `whole_image`, one that needs the image whole."""
     if name not in SCAN_ORDERS:
         raise ValueError(unknown("scan order", name, SCAN_ORDERS))
-    if whole_image and name in BY_LINES:
+    if whole_image and name in WHOLE_IMAGE:
+        reason = "cuts the image into lines" if name in BY_LINES else "needs the image's two axes"
         raise ValueError(
-            f"scan order {name!r} cuts the image into lines, which a class token or patch dropout doesn't leave whole; "
-            f"remedy: one of {', '.join(order for order in SCAN_ORDERS if order not in BY_LINES)}"
+            f"scan order {name!r} {reason}, which a class token or patch dropout doesn't leave whole; "
+            f"remedy: one of {', '.join(order for order in SCAN_ORDERS if order not in WHOLE_IMAGE)}"
         )
 
 
-SCAN_ORDERS = ("row", "column", "cross", "both", "series", "snake", "hilbert")
+SCAN_ORDERS = ("row", "column", "cross", "both", "series", "snake", "hilbert", "plane")
 BY_LINES = ("both", "series")
+WHOLE_IMAGE = (*BY_LINES, "plane")  # which a class token or patch dropout leaves no longer whole
 
 
 def _passes(name: str, height: int, width: int) -> tuple[tuple[ScanOrder, ...], ...]:
@@ -128,6 +133,7 @@ def _passes(name: str, height: int, width: int) -> tuple[tuple[ScanOrder, ...], 
         "both": ((rows, columns),),
         "series": ((columns,), (rows,)),
         "snake": ((Snake(height, width),),),
+        "plane": ((Plane(height, width),),),
     }
     return passes[name]
 

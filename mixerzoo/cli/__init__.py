@@ -1,8 +1,9 @@
-"""The command line: reads arguments, calls the package, prints. Imports of weight happen inside the commands."""
+"""The command line reads arguments, calls the package and prints. Heavy imports happen inside the commands."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,32 +31,54 @@ app.add_typer(data_app, name="data")
 
 
 @app.command("list")
-def list_command() -> None:
-    """Name every mixer, task and study."""
+def list_command(
+    family: Annotated[str | None, typer.Option(help="Only mixers of this family, 'matrix state' for one.")] = None,
+    op: Annotated[str | None, typer.Option(help="Only mixers that run on this op, hgrn2 for one.")] = None,
+    can: Annotated[list[str], typer.Option(help="Only mixers that promise this, causal for one. Repeatable.")] = [],  # noqa: B006 (typer's way to say: none given)
+) -> None:
+    """List every mixer, task and study; with filters, the mixers for which all of them hold."""
     from mixerzoo import list_mixers, mixer_info
-    from mixerzoo.ablation.studies import list_studies
-    from mixerzoo.tasks import list_tasks
+    from mixerzoo.ablation.question.studies import list_studies
+    from mixerzoo.tasks.base import TASKS
 
-    for name in list_mixers():
-        spec = mixer_info(name)
-        typer.echo(f"{name:<12} {spec.paper:<18} {spec.equation}")
-    typer.echo(f"tasks: {', '.join(list_tasks())}")
+    with mistakes():
+        names = list_mixers(family, op, can)
+    rows = [(name, spec.family, spec.paper, spec.equation) for name in names for spec in [mixer_info(name)]]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
+    for *cells, equation in rows:
+        typer.echo("  ".join([*(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)), equation]))
+    if family or op or can:
+        return
+    tasks = (f"{name} ({', '.join(others)})" if others else name for name, *others in TASKS.synonyms())
+    typer.echo(f"tasks: {', '.join(tasks)}")
     typer.echo(f"studies: {', '.join(list_studies())}")
 
 
 @app.command()
 def show(mixer: str) -> None:
-    """Print what is known about a mixer: paper, equation, state, cost, capabilities."""
+    """Print what is known about a mixer: family, equation, formulas of state and cost, promises and limits."""
     from dataclasses import fields
 
-    from mixerzoo import mixer_info
+    import torch
+
+    from mixerzoo import build_mixer, mixer_info
 
     with mistakes():
         spec = mixer_info(mixer)
-    for field in fields(spec):
-        value = getattr(spec, field.name)
-        text = ", ".join(sorted(value)) if isinstance(value, (tuple, frozenset)) else str(value)
-        typer.echo(f"{field.name:<13} {text}")
+    with torch.device("meta"):
+        built = build_mixer(mixer)
+    facts = {field.name: _in_words(getattr(spec, field.name)) for field in fields(spec)}
+    defaults = _in_words({"D": built.dim, **built.letters()})
+    facts["letters"] = f"T tokens, params weights of linear maps and windows; with the defaults {defaults}"
+    for name, text in facts.items():
+        typer.echo(f"{name:<17}  {text or 'none'}")
+
+
+def _in_words(value: Any) -> str:
+    """Returns `a, b` for several, `x=1, y=2` for a mapping, and other values as text."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}={one}" for name, one in value.items())
+    return ", ".join(sorted(value)) if isinstance(value, (tuple, frozenset)) else str(value)
 
 
 app.command("ablate")(ablate)
@@ -86,9 +109,7 @@ def train(
     download: Annotated[bool, typer.Option("--download", help="vision: fetch cifar10 or fashion_mnist.")] = False,
     recipe: Annotated[str | None, typer.Option(help="vision, lm, lra/*: a recipe's name, or a .toml file.")] = None,
     lra_dir: Annotated[Path | None, typer.Option(help="lra/*: the folder of Long Range Arena's archive.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="vision, lm: the run's own folder; a run in it is gone on with.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="vision, lm: the run's own folder; a run in it is resumed.")] = None,
     seed: Annotated[int | None, typer.Option(help="Decides weights and batches.", show_default="0")] = None,
     text: Text = None,
     settings: Settings = [],  # noqa: B006 (typer's way to say: none given)
@@ -98,8 +119,8 @@ def train(
 ) -> None:
     """Train one mixer on one task, one timm model on images, or one language model on text, on all cores.
 
-    With --mixer, lm is the grids' small task: minutes, next bytes. Without it, lm is a training of a transformers model
-    from --recipe or --model on any text, on one process or, by torchrun or accelerate launch, on many.
+    With --mixer, lm is the grids' small task: minutes, next bytes. Without it, lm trains a transformers model from
+    --recipe or --model on any text: on one process or, with torchrun or accelerate launch, on many.
     """
     shared = {"model": model, "data": data, "recipe": recipe, "settings": settings, "seed": seed}
     if task == "vision":
@@ -118,10 +139,10 @@ def train(
         return
     import torch
 
-    from mixerzoo.ablation.settings import Setting
+    from mixerzoo.ablation.question.settings import Setting
     from mixerzoo.tasks import build_task
 
-    from .grid import Asked, carry_out, make_plan, with_text
+    from .runs import Asked, carry_out, make_plan, with_text
 
     if mixer is None:
         with mistakes():
@@ -149,7 +170,7 @@ def train(
 
 @app.command("timm-train", context_settings=PASS_ON)
 def timm_train(arguments: Script = []) -> None:  # noqa: B006 (typer's way to say: none given)
-    """Run timm's train.py, ./train.py unless its path comes first, with the zoo's models registered."""
+    """Run timm's train.py with the zoo's models registered. It is ./train.py, unless its path is the first argument."""
     from .vision import run_timm_script
 
     run_timm_script("train.py", arguments)
@@ -157,7 +178,7 @@ def timm_train(arguments: Script = []) -> None:  # noqa: B006 (typer's way to sa
 
 @app.command("timm-validate", context_settings=PASS_ON)
 def timm_validate(arguments: Script = []) -> None:  # noqa: B006 (typer's way to say: none given)
-    """Run timm's validate.py, ./validate.py unless its path comes first, with the zoo's models registered."""
+    """Run timm's validate.py with the zoo's models registered. It is ./validate.py, unless its path comes first."""
     from .vision import run_timm_script
 
     run_timm_script("validate.py", arguments)
@@ -174,10 +195,10 @@ def report(
     plots: Annotated[bool, typer.Option(help="Draw the plots.")] = True,
 ) -> None:
     """Print the results of one or more directories, and write their tables, page and figures again."""
-    from mixerzoo.ablation.report import print_tables, write_report
-    from mixerzoo.ablation.store import Store
+    from mixerzoo.ablation.reading.report import print_tables, write_report
+    from mixerzoo.ablation.running.store import Store
 
-    from .grid import written
+    from .runs import written
 
     with mistakes():
         made = write_report(*map(Store, run_dirs), where=where, by=split(by), baseline=baseline, plots=plots)
@@ -216,7 +237,7 @@ def evaluate_lm(
     batch_size: Annotated[int, typer.Option(min=1, help="Questions at a time.")] = 8,
     out: Annotated[Path | None, typer.Option(help="Where results go; MODEL/evaluation, or ./evaluation.")] = None,
 ) -> None:
-    """Perplexity and bits per byte of a text, by context and length, with a plot; lm-evaluation-harness tasks."""
+    """Report a text's perplexity and bits per byte, by context and length, with a plot; lm-evaluation-harness tasks."""
     from .lm import evaluate_model
 
     text = {"context": context, "stride": stride, "lengths": lengths, "max_tokens": max_tokens}
@@ -230,10 +251,13 @@ def kernels(
     op: Annotated[str | None, typer.Option(help="Only this op's kernels.")] = None,
     workers: Workers = None,
 ) -> None:
-    """Compile every kernel for GPUs that needn't be here; count the bytes that ops move. Fails if one doesn't fit."""
-    from mixerzoo.ablation.engines.local import usable_cores
+    """Compile every kernel for GPUs that needn't be here, and count the bytes that ops move.
+
+    Fails if a kernel doesn't fit.
+    """
     from mixerzoo.kernels.check.compile import TARGETS
     from mixerzoo.kernels.check.table import bytes_table, compile_all, compiled_table, count_all
+    from mixerzoo.tasks.cores import usable_cores
 
     workers, console = workers or usable_cores(), make_console()
     with mistakes():
@@ -251,7 +275,7 @@ def kernels(
 
 
 def main() -> None:
-    """The entry point: one line on stderr for a mistake of the user's, exit code 2; 130 after Ctrl-C."""
+    """Runs the command line. A user's mistake prints one line on stderr and exits with 2; Ctrl-C exits with 130."""
     usage_error: Any = typer.BadParameter.__base__  # click's UsageError, wherever this version of typer keeps it
     try:
         sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))

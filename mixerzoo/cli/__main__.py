@@ -1,4 +1,4 @@
-"""`python -m mixerzoo.cli`, and so `torchrun -m mixerzoo.cli`."""
+"""This makes `python -m mixerzoo.cli` a command, and so `torchrun -m mixerzoo.cli`."""
 
 from . import main
 

@@ -1,4 +1,4 @@
-"""`mixerzoo ablate`: a question from a file, a study or options, its price, its runs and its report."""
+"""`mixerzoo ablate` takes a question from a file, a study or options; it prints its cost, runs it and reports."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from .grid import Asked, carry_out, make_plan, parse_seeds, show_costs, with_text
 from .options import (
     Address,
     Engine,
@@ -24,6 +23,7 @@ from .options import (
     Track,
     Workers,
 )
+from .runs import Asked, carry_out, make_plan, parse_seeds, show_costs, with_text
 from .screen import mistakes, split
 
 DEFAULTS = {"mixers": "all", "tasks": ["lm", "mqar"], "seeds": 2, "match": "params"}
@@ -77,13 +77,13 @@ def ablate(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print every run, its size and cost, and stop.")] = False,
 ) -> None:
     """Train every mixer on every task with every seed, and compare. Finished runs are skipped."""
-    from mixerzoo.ablation.engines.local import warm_up
+    from mixerzoo.ablation.running.engines.local import warm_up
 
     if engine == "local" and not dry_run:
         warm_up()  # while this process imports as well
-    from mixerzoo.ablation.grid import Axis
-    from mixerzoo.ablation.settings import Setting
-    from mixerzoo.ablation.tuning import Candidates
+    from mixerzoo.ablation.question.grid import Axis
+    from mixerzoo.ablation.question.search import Candidates
+    from mixerzoo.ablation.question.settings import Setting
 
     directory = runs_dir / (name or (Path(question).stem if question else "default"))
     with mistakes():
@@ -119,13 +119,13 @@ def ablate(
 def _merged(
     question: str | None, asked: Mapping[str, Any], given: Mapping[str, Any], tables: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """A question file under what the command line says, over the defaults.
+    """Returns the question: the command line overrides the file, the file overrides the defaults.
 
-    Mixers that the command line leaves out take along what the file sets for them alone.
+    If the command line leaves out mixers of the file, it also leaves out the settings for these mixers alone.
     """
     from mixerzoo import list_mixers
-    from mixerzoo.ablation.settings import Axis
-    from mixerzoo.ablation.studies import read_question
+    from mixerzoo.ablation.question.settings import Axis
+    from mixerzoo.ablation.question.studies import read_question
     from mixerzoo.tasks.config import flatten
 
     file = {**DEFAULTS, **(read_question(question) if question else asked)}
@@ -141,7 +141,7 @@ def _merged(
 
 
 def _asked_before(directory: Path) -> dict[str, Any]:
-    """The question that a directory was made for."""
+    """Returns the question that a directory was made for."""
     from mixerzoo.tasks.files import read_json
 
     values = read_json(directory / "grid.json")

@@ -1,4 +1,4 @@
-"""`mixerzoo data`: files of tokens, and Long Range Arena's made on the spot."""
+"""`mixerzoo data` makes files of tokens, and generates Long Range Arena's data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def tokens(
         list[str], typer.Option("--set", metavar="data.NAME=VALUE", help="data.text_key=content, ... Repeatable.")
     ] = [],  # noqa: B006 (typer's way to say: none given)
 ) -> None:
-    """Tokenize text into a memory-mapped file for `mixerzoo train lm --data tokens:NAME`, whatever its size."""
+    """Tokenize text of any size into a memory-mapped file for `mixerzoo train lm --data tokens:NAME`."""
     from .lm import make_tokens
 
     make_tokens(source, target, tokenizer, settings)
@@ -55,7 +55,7 @@ def pathfinder(
     workers: Workers = None,
 ) -> None:
     """Make Long Range Arena's Pathfinder or Path-X, in the released archive's layout."""
-    from mixerzoo.tasks.lra.pathfinder_files import write_pathfinder
+    from mixerzoo.tasks.lra.pathfinder.image_files import write_pathfinder
 
     with mistakes(), writing(out):
         folder = write_pathfinder(
@@ -66,7 +66,10 @@ def pathfinder(
 
 @contextmanager
 def writing(out: Path) -> Iterator[None]:
-    """Inside, an OSError is a folder that can't be written, or a full disk. What isn't whole is removed."""
+    """Reports an OSError within the block as a folder that can't be written, or a full disk.
+
+    Unfinished files are removed.
+    """
     try:
         yield
     except KeyboardInterrupt:

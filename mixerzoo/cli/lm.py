@@ -1,4 +1,4 @@
-"""Language models on the command line: training, evaluation, checkpoints, token files."""
+"""The command line trains and evaluates language models, converts checkpoints and writes token files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ READING = ("data.text_key", "data.subset", "data.end_documents")
 
 
 def train_model(options: dict[str, Any], out: Path | None, runs_dir: Path) -> None:
-    """Resolve a run, train it or go on with it, print how it validates. `options` are those of `recipe.resolve`."""
+    """Resolves a run, trains or resumes it, and prints its validation. `options` are those of `recipe.resolve`."""
     with mistakes():
         from mixerzoo.tasks.lm.recipe import resolve
 
@@ -58,15 +58,15 @@ def evaluate_model(
     harness: dict[str, Any],
     out: Path | None,
 ) -> None:
-    """Evaluate a checkpoint on a text, on tasks, or both; print, and write it to `out`."""
+    """Evaluates a checkpoint on a text, on tasks, or both; prints the results and writes them to `out`."""
     with mistakes():
         if source is None and not tasks:
             fail("nothing to evaluate; remedy: --data for a text, for example text:FILE, or --tasks")
         lengths = [number(part, "length") for part in split(text["lengths"])]
-        from mixerzoo.tasks.lm.data import load_tokens
+        from mixerzoo.tasks.lm.build import load_model
+        from mixerzoo.tasks.lm.data.text_data import load_tokens
+        from mixerzoo.tasks.lm.data.token_files import load_tokenizer
         from mixerzoo.tasks.lm.evaluation import evaluate_text, plot_lengths, score_tasks
-        from mixerzoo.tasks.lm.parts import load_model
-        from mixerzoo.tasks.lm.tokens import load_tokenizer
 
         model = load_model(name).to(_device()).eval()
     folder = out or (Path(name) if Path(name).is_dir() else Path()) / "evaluation"
@@ -116,10 +116,10 @@ def convert_checkpoint(source: Path, target: Path, shard_size: str) -> None:
 
 
 def make_tokens(source: str, target: Path, tokenizer: str, settings: list[str]) -> None:
-    """Tokenize a source into NAME.bin and NAME.json."""
+    """Tokenizes a source into NAME.bin and NAME.json."""
     with mistakes():
-        from mixerzoo.tasks.lm.sources import documents
-        from mixerzoo.tasks.lm.tokens import load_tokenizer, write_tokens
+        from mixerzoo.tasks.lm.data.sources import documents
+        from mixerzoo.tasks.lm.data.token_files import load_tokenizer, write_tokens
 
         config = _data_config(settings, tokenizer)
         made = write_tokens(
@@ -134,7 +134,7 @@ def make_tokens(source: str, target: Path, tokenizer: str, settings: list[str]) 
 
 
 def _data_config(settings: list[str], tokenizer: str | None) -> Any:
-    """The [data] table that `--set data.NAME=VALUE` gives, of what says how a text is read."""
+    """Returns the [data] table of `--set data.NAME=VALUE`, limited to settings of how a text is read."""
     from mixerzoo.registry.registry import unknown
     from mixerzoo.tasks.config import from_dict, parse_setting
     from mixerzoo.tasks.lm.recipe import DataConfig
@@ -154,7 +154,7 @@ def _device() -> Any:
 
 
 def _show(trainer: Trainer, console: Any) -> None:
-    """A bar over all updates on a terminal; a line an evaluation anywhere."""
+    """Shows a bar over all updates on a terminal; everywhere a line for each evaluation."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("· left"))

@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Several commands share these options."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Job = Annotated[
 ]
 Processes = Annotated[int, typer.Option(min=1, help="Of one run, joined by Accelerate, one a GPU.")]
 RetryOutOfMemory = Annotated[
-    bool, typer.Option("--retry-out-of-memory", help="Go on with smaller micro-batches; the row says so.")
+    bool, typer.Option("--retry-out-of-memory", help="Retry with smaller micro-batches; the row says so.")
 ]
 Track = Annotated[str, typer.Option(metavar="wandb,trackio,mlflow", help="Besides TensorBoard.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes; as many as cores by default.")]

@@ -1,4 +1,4 @@
-"""What the commands share: how they print, and how a mistake of the user's ends them."""
+"""Commands print, and end on a user's mistake, through these functions."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def make_console(*, quiet: bool = False) -> Console:
 
 @contextmanager
 def mistakes() -> Iterator[None]:
-    """Inside, a ValueError is the user's mistake: what was asked for is being resolved, and nothing has run yet.
+    """Reports a ValueError within the block as the user's mistake: the request is being resolved, nothing has run yet.
 
-    So is an optional dependency that isn't installed.
+    A missing optional dependency is reported likewise.
     """
     try:
         yield
@@ -50,7 +50,7 @@ def fail(message: str) -> NoReturn:
 
 
 def stopped(kept: str) -> NoReturn:
-    """After Ctrl-C: what is kept, and the command that goes on from there."""
+    """Reports a Ctrl-C: what is saved, and the command that resumes."""
     typer.echo(f"stopped: {kept}; to go on: {shlex.join(['mixerzoo', *sys.argv[1:]])}", err=True)
     raise typer.Exit(130) from None
 

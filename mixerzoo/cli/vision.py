@@ -1,4 +1,4 @@
-"""Vision on the command line: one training of a timm model as it goes, and timm's own scripts."""
+"""The command line trains a timm model with a progress bar, and starts timm's own scripts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def train_model(options: dict[str, Any], out: Path | None, runs_dir: Path) -> None:
-    """Resolve a run, train it or go on with it, print its test accuracy. `options` are those of `recipe.resolve`."""
+    """Resolves a run, trains or resumes it, and prints its test accuracy. `options` are those of `recipe.resolve`."""
     with mistakes():
         from mixerzoo.tasks.vision.recipe import resolve
         from mixerzoo.tasks.vision.training import Trainer
@@ -46,16 +46,16 @@ def train_model(options: dict[str, Any], out: Path | None, runs_dir: Path) -> No
 
 
 def run_timm_script(script: str, arguments: list[str]) -> None:
-    """timm's `script` (its path may be the first argument) with the zoo's models registered."""
+    """Runs timm's `script` with the zoo's models registered; the first argument may be its path."""
     with mistakes():
-        from mixerzoo.tasks.vision.launch import find_script, run_script
+        from mixerzoo.tasks.vision.timm_scripts import find_script, run_script
 
         path, arguments = find_script(script, arguments)
     run_script(path, arguments)
 
 
 def _show(trainer: Trainer, console: Any) -> None:
-    """A bar over all updates on a terminal; a line an epoch anywhere."""
+    """Shows a bar over all updates on a terminal; everywhere a line for each epoch."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("· left"))

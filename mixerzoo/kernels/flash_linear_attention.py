@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .heads import with_equal_heads
 from .pointwise import ACTIVATIONS, bounded_gate
 from .recurrence import Walk, directed, run_recurrence, without_autocast
 
@@ -19,14 +20,14 @@ FORGETS_ALL = -110.0  # exp is 0 in fp32; any lower, and the sums of gates in a 
 
 
 def why_not_attention(q: Tensor, k: Tensor, v: Tensor) -> str | None:
-    """The reason why flash-linear-attention can't run gated linear attention or HGRN2 on these tensors."""
+    """Gives the reason why flash-linear-attention can't run gated linear attention or HGRN2 on these tensors."""
     if q.shape[-1] > 256 or v.shape[-1] > 256:
         return f"K and V up to 256, got {q.shape[-1]} and {v.shape[-1]}"
     return _why_not(q, k, v)
 
 
 def why_not_scan(x: Tensor) -> str | None:
-    """The reason why flash-linear-attention can't run the gated scan on this tensor."""
+    """Gives the reason why flash-linear-attention can't run the gated scan on this tensor."""
     return "no complex scan" if x.is_complex() else _why_not(x)
 
 
@@ -42,19 +43,20 @@ def _why_not(*tensors: Tensor) -> str | None:
 
 def run_hgrn2(
     q: Tensor,
-    x: Tensor,
+    logits: Tensor,
     v: Tensor,
-    gamma: Tensor,
+    lower_bound: Tensor,
     scale: float,
     q_activation: str,
     walk: Walk,
 ) -> tuple[Tensor, Tensor]:
-    """Gates in torch and fp32, then `chunk_gla`: as in its layer, but that `k = 1 - exp(log f)` isn't a difference.
+    """Forms gates in torch and fp32, then runs `chunk_gla`: as its layer does, but `k = 1 - exp(log f)` isn't a
+    difference.
 
-    Gradients travel through log f: where f is near 0, what reaches gamma is rounding, and where f is 0, nothing.
+    Gradients travel through log f: where f is near 0, rounding reaches the lower bound, and where f is 0, nothing.
     """
     with without_autocast(q.device):
-        k, log_f = bounded_gate(x, gamma)
+        k, log_f = bounded_gate(logits, lower_bound)
         q = ACTIVATIONS[q_activation](q)
     return run_gated_linear_attention(q, k, v, log_f, scale, walk)
 
@@ -67,7 +69,9 @@ def run_gated_linear_attention(
     scale: float,
     walk: Walk,
 ) -> tuple[Tensor, Tensor]:
-    """`chunk_gla`, or `chunk_simple_gla` where a head has one gate; q and k in v's dtype, gates and state in fp32."""
+    """Runs `chunk_gla`, or `chunk_simple_gla` where a head has one gate; q and k in v's dtype, gates and state in fp32.
+
+    It knows no shared heads: tensors with fewer are repeated."""
 
     def form(
         q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, state: Tensor, cu_seqlens: Tensor | None
@@ -84,8 +88,12 @@ def run_gated_linear_attention(
     state = walk.initial_state
     state = v.new_zeros(walk.state_shape, dtype=torch.float32) if state is None else state.float()
     inputs = (q.to(v.dtype), k.to(v.dtype), v, log_f.float().clamp(min=FORGETS_ALL))
+
+    def run(x: tuple[Tensor, ...], walk: Walk) -> tuple[Tensor, Tensor]:
+        return directed(form, walk.direction, x, (), walk.initial_state, walk.cu_seqlens)
+
     with without_autocast(q.device):
-        return directed(form, walk.direction, inputs, (), state, walk.cu_seqlens)
+        return with_equal_heads(run, inputs, walk._replace(initial_state=state))
 
 
 def run_gated_scan(
@@ -94,12 +102,11 @@ def run_gated_scan(
     theta: Tensor | None,
     walk: Walk,
 ) -> tuple[Tensor, Tensor]:
-    """`fused_recurrent_hgrn`, in fp32 for the final state's sake; `chunk_hgrn` drops the gradients of both states."""
+    """Runs `fused_recurrent_hgrn`, in fp32 for the final state; `chunk_hgrn` drops the gradients of both states."""
 
     def form(x: Tensor, log_f: Tensor, state: Tensor, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor]:
         from fla.ops.hgrn import fused_recurrent_hgrn
 
         return fused_recurrent_hgrn(x, log_f, initial_state=state, output_final_state=True, cu_seqlens=cu_seqlens)
 
-    h, final_state = run_recurrence(form, (x, log_f), (), walk)
-    return h.to(x.dtype), final_state
+    return run_recurrence(form, (x, log_f), (), walk, dtype=x.dtype)

@@ -11,9 +11,11 @@ from torch import Tensor
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"none": lambda x: x, "silu": F.silu, "sigmoid": torch.sigmoid}
 
 
-def bounded_gate(x: Tensor, lower_bound: Tensor | float) -> tuple[Tensor, Tensor]:
-    """(1 - f, log f) of `f = gamma + (1-gamma) sigmoid(x)`, in fp32 at least, both exact for f near 0 and near 1."""
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
+def bounded_gate(logits: Tensor, lower_bound: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Returns (1 - f, log f) of `f = lower_bound + (1-lower_bound) sigmoid(logits)` in fp32 at least.
+
+    Both are exact for f near 0 and near 1."""
+    x = logits.to(torch.promote_types(logits.dtype, torch.float32))
     k = (1 - lower_bound) * (-x).sigmoid()
     f = lower_bound + (1 - lower_bound) * x.sigmoid()
     # Each branch is kept finite where the other is taken: an infinite slope times zero would be a NaN gradient.

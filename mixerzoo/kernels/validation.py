@@ -1,11 +1,13 @@
-"""Shape checks that every op shares. Each error says what, got, allowed and, where it isn't obvious, the remedy."""
+"""Checks of shapes that every op shares. An error says what is wrong, what came, what is allowed and the remedy."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .recurrence import DIRECTIONS, Walk
+from .recurrence import DIRECTIONS, State, Walk
 
 
 def check_shape(name: str, tensor: Tensor, layout: str, expected: tuple[int, ...]) -> None:
@@ -24,7 +26,7 @@ def check_direction(direction: str) -> None:
 
 
 def number_of_sequences(x: Tensor, cu_seqlens: Tensor | None) -> int:
-    """B, or the number of documents packed into the one row. Checks `cu_seqlens`."""
+    """Returns B, or the number of documents packed into the one row. Checks `cu_seqlens`."""
     if cu_seqlens is None:
         return x.shape[0]
     if cu_seqlens.ndim != 1 or cu_seqlens.numel() < 2 or cu_seqlens.is_floating_point():
@@ -43,32 +45,48 @@ def number_of_sequences(x: Tensor, cu_seqlens: Tensor | None) -> int:
 
 def check_walk(
     x: Tensor,
-    initial_state: Tensor | None,
-    layout: str,
-    shape: tuple[int, ...],
+    initial_state: State | None,
+    leaves: Any,
+    *,
     cu_seqlens: Tensor | None,
+    valid: Tensor | None,
     direction: str,
     in_place: bool,
 ) -> Walk:
-    """Checks what is not an op's own; `shape` is that of one sequence's state, `layout` of all of them, "[B,...]".
+    """Checks everything that is not an op's own against x [B,T,...] and the `Leaf`, or NamedTuple of them, of a state.
 
     `direction="both"` has a state each way, on axis 0."""
     check_direction(direction)
-    shape = (number_of_sequences(x, cu_seqlens), *shape)
-    if direction == "both":
-        layout, shape = f"[2,{layout[1:]}", (2, *shape)
+    walk = Walk(initial_state, leaves, number_of_sequences(x, cu_seqlens), cu_seqlens, valid, direction, in_place)
+    if valid is not None:
+        if cu_seqlens is not None:
+            raise ValueError("valid and cu_seqlens exclude each other; remedy: leave padding out of the packed row")
+        if valid.dtype != torch.bool or valid.shape != x.shape[:2]:
+            raise ValueError(f"valid must be bool [B,T]={tuple(x.shape[:2])}, got {valid.dtype} {tuple(valid.shape)}")
     if initial_state is not None:
-        check_shape("initial_state", initial_state, layout, shape)
+        _check_state(initial_state, walk)
     if in_place:
         _check_in_place(x, initial_state)
-    return Walk(initial_state, shape, cu_seqlens, direction, in_place)
+    return walk
 
 
-def _check_in_place(x: Tensor, initial_state: Tensor | None) -> None:
+def _check_state(state: State, walk: Walk) -> None:
+    leaves = walk.leaves
+    if isinstance(leaves, tuple) and not (isinstance(state, tuple) and len(state) == len(leaves)):
+        fields = getattr(leaves, "_fields", len(leaves))
+        raise ValueError(f"initial_state must be a {type(leaves).__name__} of {fields}, got {type(state).__name__}")
+    named = zip(getattr(leaves, "_fields", ()), state, leaves, strict=True) if isinstance(leaves, tuple) else ()
+    for name, tensor, leaf in [(f".{field}", *rest) for field, *rest in named] or [("", state, leaves)]:
+        batch = "[2,B," if walk.direction == "both" else "[B,"
+        check_shape(f"initial_state{name}", tensor, f"{batch}{leaf.layout}]", walk.shape(leaf))
+
+
+def _check_in_place(x: Tensor, initial_state: State | None) -> None:
     if initial_state is None:
         raise ValueError("in_place=True needs an initial_state to write the final one into, got None")
-    needed = torch.promote_types(torch.promote_types(x.dtype, initial_state.dtype), torch.float32)
-    if initial_state.dtype != needed:
-        raise ValueError(f"in_place=True needs an initial_state in {needed}, got {initial_state.dtype}")
+    for leaf in initial_state if isinstance(initial_state, tuple) else (initial_state,):
+        needed = torch.promote_types(torch.promote_types(x.dtype, leaf.dtype), torch.float32)
+        if leaf.dtype != needed:
+            raise ValueError(f"in_place=True needs an initial_state in {needed}, got {leaf.dtype}")
     if torch.is_grad_enabled():
         raise ValueError("in_place=True overwrites what gradients need; remedy: torch.no_grad(), or in_place=False")

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from mixerzoo.kernels.softmax_attention import softmax_attention
 
-from .base import Mixer, MixerSpec, check_divides
-from .kv_cache import FixedKVCache, KVCache, append, cached_positions
-from .layout import Layout
-from .rotary import rope_frequencies, rotate
+from .parts.checks import check_divides
+from .parts.contract import Mixer, Shared
+from .parts.kv_cache import FixedKVCache, KVCache, append, cached_positions
+from .parts.layout import Layout
+from .parts.rotary import rope_frequencies, rotate
+from .parts.spec import MixerSpec
 
 
 class Attention(Mixer):
@@ -31,10 +36,12 @@ class Attention(Mixer):
     spec = MixerSpec(
         paper="arXiv:1706.03762",
         equation="y_t = W_o sum_s softmax_s(q_t k_s / sqrt(K)) v_s",
+        family="attention",
         ops=("softmax_attention",),
-        state="2 min(T, window) H_kv K",
-        flops="2 T params + 2 T (T + 1) D (causal)",
+        state="2*min(T, W)*G*K",
+        flops="2*T*params + 4*D*(b*min(T, W)*(2*T - min(T, W) + 1)//2 - (b - 1)*T)",
         capabilities=frozenset({"causal", "bidirectional"}),
+        without_positions={"rotary": False},
     )
 
     def __init__(
@@ -71,7 +78,7 @@ class Attention(Mixer):
         self.k_norm = nn.RMSNorm(K, eps=1e-5) if qk_norm else nn.Identity()
 
     def run(
-        self, x: Tensor, layout: Layout, state: KVCache | FixedKVCache | None, shared: Tensor | None
+        self, x: Tensor, layout: Layout, state: KVCache | FixedKVCache | None, shared: Shared
     ) -> tuple[Tensor, KVCache | FixedKVCache | None]:
         q, k, v = (proj(x).unflatten(-1, (-1, self.K)) for proj in (self.q_proj, self.k_proj, self.v_proj))
         q, k = self.q_norm(q), self.k_norm(k)
@@ -113,9 +120,11 @@ class Attention(Mixer):
         keys, values = (like.new_zeros(batch_size, slots, self.num_kv_heads, self.K) for _ in range(2))
         return (FixedKVCache if slots else KVCache)(keys, values, like.new_zeros(batch_size, dtype=torch.int64))
 
-    def mixing_flops(self, length: int) -> int:
-        reach = length if self.window is None else min(length, self.window)
-        pairs = reach * (reach + 1) // 2 + (length - reach) * reach
-        if self.bidirectional:
-            pairs = 2 * pairs - length
-        return 4 * pairs * self.dim
+    def letters(self) -> dict[str, float]:
+        """W is the window, G the heads of k and v, K the width of a head; b is 2 in both directions, else 1."""
+        window = math.inf if self.window is None else self.window
+        return {"W": window, "G": self.num_kv_heads, "K": self.K, "b": 1 + self.bidirectional}
+
+    @classmethod
+    def fitted(cls, dim: int, head: int) -> dict[str, Any]:
+        return {"num_heads": dim // math.gcd(dim, head)}

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixerzoo.kernels.gated_linear_attention import gated_linear_attention
 
-from .base import MixerSpec, check_divides, head_width
-from .layout import Layout
-from .linear import LinearMixer
-from .norms import make_norm
+from .parts.checks import check_divides, head_width
+from .parts.contract import Shared
+from .parts.frame import LinearMixer
+from .parts.layout import Layout
+from .parts.norms import make_norm
+from .parts.spec import MixerSpec
 
 
 class GLA(LinearMixer):
@@ -30,16 +35,17 @@ class GLA(LinearMixer):
         norm: layer | rms | srms | group, over each head's values.
         norm_eps: of that norm (flash-linear-attention's models: 1e-6).
         bias: on the linear maps; the gate's b is always there.
-        short_conv: 0, or 4: a causal convolution over q, k and v, then SiLU.
+        short_conv: 0, or the width (published: 4) of a causal convolution over q, k and v, then SiLU.
         bidirectional: both directions, summed before the norm."""
 
     spec = MixerSpec(
         paper="arXiv:2312.06635",
         equation="S_t = Diag(f_t) S_{t-1} + k_t v_t^T,  y_t = W_o (Norm(K^-0.5 q_t S_t) * SiLU(W_g x_t)),  "
         "f = sigmoid(W_2 W_1 x + b)^(1/16)",
+        family="matrix state",
         ops=("gated_linear_attention",),
-        state="H_kv K V",
-        flops="2 T params + 5 T H K V",
+        state="G*K*V",
+        flops="2*T*params + 5*T*H*K*V",
         capabilities=frozenset({"causal", "bidirectional", "constant_state", "short_conv", "flip_equivariant"}),
     )
 
@@ -71,7 +77,7 @@ class GLA(LinearMixer):
             short_conv=short_conv,
             conv_activation="silu",
         )
-        self.K, self.V, self.num_kv_heads, self.queries_per_kv = K, V, kv_heads, num_heads // kv_heads
+        self.K, self.V, self.num_heads, self.num_kv_heads = K, V, num_heads, kv_heads
         self.gate_normalizer = gate_normalizer
         self.q_proj = nn.Linear(dim, num_heads * K, bias=bias)
         self.k_proj = nn.Linear(dim, kv_heads * K, bias=bias)
@@ -85,30 +91,24 @@ class GLA(LinearMixer):
         return self.q_proj(x), self.k_proj(x), self.v_proj(x), self.f_proj(x)
 
     def mix(
-        self, projected: tuple[Tensor, ...], layout: Layout, memory: Tensor | None, shared: Tensor | None
+        self, projected: tuple[Tensor, ...], layout: Layout, memory: Tensor | None, shared: Shared
     ) -> tuple[Tensor, Tensor]:
-        q, k, v, gate = projected
-        log_f = F.logsigmoid(gate.to(torch.promote_types(gate.dtype, torch.float32))) / self.gate_normalizer
-        if layout.valid is not None:
-            padding = ~layout.valid[..., None]
-            k, log_f = k.masked_fill(padding, 0), log_f.masked_fill(padding, 0)
+        q, k, v, logits = projected
+        log_f = F.logsigmoid(logits.to(torch.promote_types(logits.dtype, torch.float32))) / self.gate_normalizer
         q, k, v, log_f = (
             part.unflatten(-1, (-1, width)) for part, width in ((q, self.K), (k, self.K), (v, self.V), (log_f, self.K))
         )
-        if self.queries_per_kv > 1:
-            k, v, log_f = (part.repeat_interleave(self.queries_per_kv, 2) for part in (k, v, log_f))
-            memory = None if memory is None else memory.repeat_interleave(self.queries_per_kv, 1)
-        y, memory = gated_linear_attention(
+        return gated_linear_attention(
             q,
             k,
             v,
             log_f,
             scale=self.K**-0.5,
             initial_state=memory,
+            valid=layout.valid,
             cu_seqlens=layout.cu_seqlens,
             direction=self.direction,
         )
-        return y, memory if self.bidirectional else memory[:, :: self.queries_per_kv]
 
     def readout(self, y: Tensor, x: Tensor) -> Tensor:
         y = self.norm(y).flatten(-2)
@@ -117,5 +117,10 @@ class GLA(LinearMixer):
     def memory_shape(self) -> tuple[int, ...]:
         return self.num_kv_heads, self.K, self.V
 
-    def mixing_flops(self, length: int) -> int:
-        return 5 * length * self.num_kv_heads * self.queries_per_kv * self.K * self.V
+    def letters(self) -> dict[str, float]:
+        """H are the heads of q, G those of k and v."""
+        return {"H": self.num_heads, "G": self.num_kv_heads, "K": self.K, "V": self.V}
+
+    @classmethod
+    def fitted(cls, dim: int, head: int) -> dict[str, Any]:
+        return {"num_heads": dim // math.gcd(dim, head)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,11 +12,14 @@ from mixerzoo.kernels.gated_scan import gated_scan
 from mixerzoo.kernels.pointwise import bounded_gate
 from mixerzoo.kernels.validation import check_lower_bound
 
-from .base import MixerSpec, check_choice
-from .layout import Layout
-from .linear import LinearMixer
-from .lower_bound import LowerBounds
-from .norms import make_norm
+from .parts.checks import check_choice
+from .parts.contract import Shared
+from .parts.depth_shared import DepthShared
+from .parts.frame import LinearMixer
+from .parts.layout import Layout
+from .parts.lower_bounds import LowerBounds
+from .parts.norms import make_norm
+from .parts.spec import MixerSpec
 
 
 class HGRN1(LinearMixer):
@@ -33,19 +38,20 @@ class HGRN1(LinearMixer):
         norm_order: norm_gate (every published module) | gate_norm (the paper's equation: Norm(h * gate)).
         lower_bound: a constant in [0, 1) in place of the stack's learned bounds; None: those, or 0 when built alone.
         bias: on every linear map.
-        short_conv: 0, or 4: a causal convolution over gate logits and W_c x.
+        short_conv: 0, or the width (published: 4) of a causal convolution over gate logits and W_c x.
         bidirectional: both directions, each with its own theta, summed before the norm."""
 
     spec = MixerSpec(
         paper="arXiv:2311.04823",
         equation="h_t = f_t e^{i theta} h_{t-1} + (1-f_t) c_t,  y_t = W_o (Norm([Re h_t; Im h_t]) * SiLU(W_g x_t)),  "
         "f = gamma + (1-gamma) sigmoid(W_f x)",
+        family="vector state",
         ops=("gated_scan",),
-        state="2 D (complex), D (real)",
-        flops="14 T D^2 + 16 T D (complex), 8 T D^2 + 3 T D (real)",
+        state="2*D if complex else D",
+        flops="2*T*params + (16*T*D if complex else 3*T*D)",
         capabilities=frozenset({"causal", "bidirectional", "constant_state", "short_conv", "depth_shared"}),
     )
-    depth_shared: type[nn.Module] | None = LowerBounds
+    depth_shared: tuple[type[DepthShared], ...] = (LowerBounds,)
 
     def __init__(
         self,
@@ -67,7 +73,7 @@ class HGRN1(LinearMixer):
         self.complex, self.norm_order, self.lower_bound = complex, norm_order, lower_bound or 0.0
         if lower_bound is not None:
             check_lower_bound(lower_bound)
-            self.depth_shared = None
+            self.depth_shared = ()
         self.f_proj = nn.Linear(dim, dim, bias=bias)
         self.c_proj = nn.Linear(dim, width, bias=bias)
         self.g_proj = nn.Linear(dim, width, bias=bias) if output_gate else None
@@ -75,30 +81,24 @@ class HGRN1(LinearMixer):
         self.o_proj = nn.Linear(width, dim, bias=bias)
         if complex:
             self.theta, self.theta_reverse = self._new_theta(), self._new_theta() if bidirectional else None
-        self.reset_parameters()
 
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
         return self.f_proj(x), self.c_proj(x)
 
     def mix(
-        self, projected: tuple[Tensor, ...], layout: Layout, memory: Tensor | None, shared: Tensor | None
+        self, projected: tuple[Tensor, ...], layout: Layout, memory: Tensor | None, shared: Shared
     ) -> tuple[Tensor, Tensor]:
-        gate, c = projected
-        if layout.valid is not None:
-            gate = gate.masked_fill(~layout.valid[..., None], float("inf"))  # f = 1, 1 - f = 0
-        k, log_f = bounded_gate(gate, self.lower_bound if shared is None else shared)
+        logits, c = projected
+        k, log_f = bounded_gate(logits, shared.get("lower_bound", self.lower_bound))
         c = F.silu(c).to(k.dtype)
+        scan = functools.partial(gated_scan, valid=layout.valid, cu_seqlens=layout.cu_seqlens)
         if not self.complex:
-            return gated_scan(
-                k * c, log_f, initial_state=memory, cu_seqlens=layout.cu_seqlens, direction=self.direction
-            )
+            return scan(k * c, log_f, initial_state=memory, direction=self.direction)
         c = k * torch.view_as_complex(c.unflatten(-1, (-1, 2)))
         memory = None if memory is None else torch.view_as_complex(memory)
-        theta = self.theta if layout.valid is None else self.theta * layout.valid[..., None]  # padding does not turn h
-        h, memory = gated_scan(c, log_f, theta, initial_state=memory, cu_seqlens=layout.cu_seqlens)
+        h, memory = scan(c, log_f, self.theta, initial_state=memory)
         if self.theta_reverse is not None:
-            # No token precedes the padding when read from the right, so what it turns is zero.
-            h = h + gated_scan(c, log_f, self.theta_reverse, cu_seqlens=layout.cu_seqlens, direction="reverse")[0]
+            h = h + scan(c, log_f, self.theta_reverse, direction="reverse")[0]
         return torch.cat([h.real, h.imag], -1), torch.view_as_real(memory)
 
     def readout(self, y: Tensor, x: Tensor) -> Tensor:
@@ -111,10 +111,10 @@ class HGRN1(LinearMixer):
     def memory_shape(self) -> tuple[int, ...]:
         return (self.dim, 2) if self.complex else (self.dim,)
 
-    def mixing_flops(self, length: int) -> int:
-        return (16 if self.complex else 3) * length * self.dim
+    def letters(self) -> dict[str, float]:
+        return {"complex": self.complex}
 
-    def reset_parameters(self) -> None:
+    def reset_own_parameters(self) -> None:
         with torch.no_grad():
             for theta in (self.theta, self.theta_reverse) if self.complex else ():
                 if theta is not None:

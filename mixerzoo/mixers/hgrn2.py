@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 from torch import Tensor, nn
 
 from mixerzoo.kernels.hgrn2 import hgrn2
 from mixerzoo.kernels.pointwise import ACTIVATIONS
 from mixerzoo.kernels.validation import check_lower_bound
 
-from .base import MixerSpec, check_choice, check_divides
-from .layout import Layout
-from .linear import LinearMixer
-from .lower_bound import LowerBounds
-from .norms import make_norm
+from .parts.checks import check_choice, check_divides
+from .parts.contract import Shared
+from .parts.depth_shared import DepthShared
+from .parts.frame import LinearMixer
+from .parts.layout import Layout
+from .parts.lower_bounds import LowerBounds
+from .parts.norms import make_norm
+from .parts.spec import MixerSpec
 
 
 class HGRN2(LinearMixer):
@@ -31,21 +37,23 @@ class HGRN2(LinearMixer):
         norm: layer | rms | srms | group, over the width.
         bias: on every linear map (authors' modules: True).
         scale: factor on the readout (flash-linear-attention: expand^-0.5).
-        short_conv: 0, or 4: a causal convolution over q, gate logits and i.
+        short_conv: 0, or the width (published: 4) of a causal convolution over q, gate logits and i.
         bidirectional: both directions, summed before the norm."""
 
     spec = MixerSpec(
         paper="arXiv:2404.07904",
         equation="S_t = Diag(f_t) S_{t-1} + (1-f_t) i_t^T,  y_t = W_o Norm(o_t S_t),  "
         "f = gamma + (1-gamma) sigmoid(W_f x)",
+        family="matrix state",
         ops=("hgrn2",),
-        state="D e",
-        flops="8 T D^2 + 5 T D e",
+        state="D*e",
+        flops="2*T*params + 5*T*D*e",
         capabilities=frozenset(
             {"causal", "bidirectional", "constant_state", "short_conv", "flip_equivariant", "depth_shared"}
         ),
+        paper_images={"bias": True, "q_activation": "sigmoid", "v_activation": "silu"},
     )
-    depth_shared: type[nn.Module] | None = LowerBounds
+    depth_shared: tuple[type[DepthShared], ...] = (LowerBounds,)
 
     def __init__(
         self,
@@ -70,7 +78,7 @@ class HGRN2(LinearMixer):
         self.expand, self.scale, self.lower_bound = expand, scale, lower_bound or 0.0
         if lower_bound is not None:
             check_lower_bound(lower_bound)
-            self.depth_shared = None
+            self.depth_shared = ()
         self.q_activation, self.v_activation = q_activation, v_activation
         self.q_proj = nn.Linear(dim, dim, bias=bias)
         self.f_proj = nn.Linear(dim, dim, bias=bias)
@@ -82,28 +90,27 @@ class HGRN2(LinearMixer):
         return self.q_proj(x), self.f_proj(x), self.i_proj(x)
 
     def mix(
-        self, projected: tuple[Tensor, ...], layout: Layout, memory: Tensor | None, shared: Tensor | None
+        self, projected: tuple[Tensor, ...], layout: Layout, memory: Tensor | None, shared: Shared
     ) -> tuple[Tensor, Tensor]:
-        q, gate, v = projected
+        q, logits, v = projected
         v = ACTIVATIONS[self.v_activation](v)
-        if layout.valid is not None:
-            gate = gate.masked_fill(~layout.valid[..., None], float("inf"))  # f = 1, 1 - f = 0
-        q, gate, v = (part.unflatten(-1, (-1, self.expand)) for part in (q, gate, v))
+        q, logits, v = (part.unflatten(-1, (-1, self.expand)) for part in (q, logits, v))
+        lower_bound = shared.get("lower_bound", self.lower_bound)
+        if isinstance(lower_bound, Tensor):
+            lower_bound = lower_bound.unflatten(-1, (-1, self.expand))
         y, memory = hgrn2(
             q,
-            gate,
+            logits,
             v,
-            self.gamma(shared),
+            lower_bound,
             scale=self.scale,
             q_activation=self.q_activation,
             initial_state=memory,
+            valid=layout.valid,
             cu_seqlens=layout.cu_seqlens,
             direction=self.direction,
         )
         return y.flatten(-2), memory
-
-    def gamma(self, shared: Tensor | None) -> Tensor | float:
-        return self.lower_bound if shared is None else shared.unflatten(-1, (-1, self.expand))
 
     def readout(self, y: Tensor, x: Tensor) -> Tensor:
         return self.o_proj(self.norm(y))
@@ -111,5 +118,10 @@ class HGRN2(LinearMixer):
     def memory_shape(self) -> tuple[int, ...]:
         return self.dim // self.expand, self.expand, self.expand
 
-    def mixing_flops(self, length: int) -> int:
-        return 5 * length * self.dim * self.expand
+    def letters(self) -> dict[str, float]:
+        """e is `expand`."""
+        return {"e": self.expand}
+
+    @classmethod
+    def fitted(cls, dim: int, head: int) -> dict[str, Any]:
+        return {"expand": math.gcd(dim, head)}

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixerzoo.kernels.gated_linear_attention import gated_linear_attention
 
-from .base import MixerSpec, check_choice, head_width
-from .layout import Layout
-from .linear import LinearMixer
-from .norms import make_norm
-from .rotary import rope_frequencies, rotate, xpos_frequencies
+from .parts.checks import check_choice, head_width
+from .parts.contract import Shared
+from .parts.frame import LinearMixer
+from .parts.layout import Layout
+from .parts.norms import make_norm
+from .parts.rotary import rope_frequencies, rotate, xpos_frequencies
+from .parts.spec import MixerSpec
 
 
 class RetNet(LinearMixer):
@@ -30,17 +35,19 @@ class RetNet(LinearMixer):
         norm: group | layer | rms | srms, over each head's values.
         norm_eps: of that norm (flash-linear-attention's models: 1e-6).
         bias: on every linear map.
-        short_conv: 0, or 4: a causal convolution over q, k and v, then SiLU.
+        short_conv: 0, or the width (published: 4) of a causal convolution over q, k and v, then SiLU.
         bidirectional: both directions, summed before the norm."""
 
     spec = MixerSpec(
         paper="arXiv:2307.08621",
         equation="S_t = f_h S_{t-1} + k_t v_t^T,  y_t = W_o (Norm(K^-0.5 q_t S_t) * SiLU(W_g x_t)),  "
         "f_h = 1 - 2^(-5-h)",
+        family="matrix state",
         ops=("gated_linear_attention",),
-        state="H K V",
-        flops="2 T params + 5 T H K V",
+        state="H*K*V",
+        flops="2*T*params + 5*T*H*K*V",
         capabilities=frozenset({"causal", "bidirectional", "constant_state", "short_conv"}),
+        without_positions={"rotary": "none"},
     )
 
     def __init__(
@@ -79,7 +86,7 @@ class RetNet(LinearMixer):
         return self.q_proj(x), self.k_proj(x), self.v_proj(x)
 
     def mix(
-        self, projected: tuple[Tensor, ...], layout: Layout, memory: Tensor | None, shared: Tensor | None
+        self, projected: tuple[Tensor, ...], layout: Layout, memory: Tensor | None, shared: Shared
     ) -> tuple[Tensor, Tensor]:
         q, k, v = (part.unflatten(-1, (self.num_heads, -1)) for part in projected)
         if self.rotary != "none":
@@ -89,9 +96,6 @@ class RetNet(LinearMixer):
         dtype = torch.promote_types(q.dtype, torch.float32)
         log_f = torch.log1p(-(2.0 ** (-5 - torch.arange(self.num_heads, device=q.device, dtype=dtype))))
         log_f = log_f[:, None].expand(*q.shape[:2], -1, -1)
-        if layout.valid is not None:
-            padding = ~layout.valid[..., None, None]
-            k, log_f = k.masked_fill(padding, 0), log_f.masked_fill(padding, 0)
         return gated_linear_attention(
             q,
             k,
@@ -99,6 +103,7 @@ class RetNet(LinearMixer):
             log_f,
             scale=self.K**-0.5,
             initial_state=memory,
+            valid=layout.valid,
             cu_seqlens=layout.cu_seqlens,
             direction=self.direction,
         )
@@ -110,5 +115,9 @@ class RetNet(LinearMixer):
     def memory_shape(self) -> tuple[int, ...]:
         return self.num_heads, self.K, self.V
 
-    def mixing_flops(self, length: int) -> int:
-        return 5 * length * self.num_heads * self.K * self.V
+    def letters(self) -> dict[str, float]:
+        return {"H": self.num_heads, "K": self.K, "V": self.V}
+
+    @classmethod
+    def fitted(cls, dim: int, head: int) -> dict[str, Any]:
+        return {"num_heads": dim // math.gcd(dim, head)}

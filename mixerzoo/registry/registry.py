@@ -1,4 +1,4 @@
-"""Names for classes: by lazy reference ("module:Class"), by decorator, by call, or from an entry point."""
+"""A registry names classes: by lazy reference ("module:Class"), by decorator, by call, or from an entry point."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from typing import Any, overload
 
 
 class Registry:
-    """Names of one kind of thing. A name resolves, and a plug-in is imported, only when it is looked up."""
+    """Holds the names of one kind of thing.
+
+    A lookup resolves a name and imports its plug-in; nothing happens before.
+    """
 
     def __init__(self, kind: str, targets: dict[str, str | type], entry_point_group: str) -> None:
         self.kind = kind
@@ -23,9 +26,10 @@ class Registry:
     @overload
     def register(self, name: str, target: str | type) -> str | type: ...
     def register(self, name: str, target: str | type | None = None) -> Any:
-        """`@register("name")` above a class, or `register("name", Class)`, or `register("name", "module:Class")`.
+        """Registers a class, as `@register("name")` above it or as `register("name", target)`.
 
-        Raises ValueError if the name already stands for something else.
+        The target is the class or its lazy reference "module:Class". Raises ValueError if the name already stands for
+        something else.
         """
         if target is None:
             return lambda cls: self.register(name, cls)
@@ -43,7 +47,7 @@ class Registry:
         return target
 
     def watch(self, watcher: Callable[[str], None]) -> None:
-        """`watcher(name)` for every name that there is, and for each that is registered later."""
+        """Calls `watcher(name)` for every name now, and later for each new one."""
         self._watchers.append(watcher)
         for name in self.names():
             watcher(name)
@@ -52,11 +56,18 @@ class Registry:
         return sorted(self._all())
 
     def names_of(self, cls: type) -> list[str]:
-        """Every name that stands for a class."""
+        """Returns every name that stands for a class."""
         return sorted(name for name, target in self._all().items() if _reference(target) == _reference(cls))
 
+    def synonyms(self) -> list[list[str]]:
+        """Returns the names of every class in one list, the shortest name first; nothing is imported."""
+        names: dict[str, list[str]] = {}
+        for name, target in self._all().items():
+            names.setdefault(_reference(target), []).append(name)
+        return sorted(sorted(same, key=lambda name: (len(name), name)) for same in names.values())
+
     def get(self, name: str) -> Any:
-        """The class that `name` stands for. Raises ValueError with the nearest names and the whole list."""
+        """Returns the class that `name` stands for. Raises ValueError with the nearest names and the whole list."""
         targets = self._targets if name in self._targets else self._all()  # looking plug-ins up takes its time
         if name not in targets:
             raise ValueError(unknown(self.kind, name, targets))
@@ -72,7 +83,7 @@ class Registry:
 
 
 def unknown(kind: str, name: object, known: Any) -> str:
-    """`unknown mixer 'hgrn3'; did you mean hgrn2 or hgrn1? known: attention, gla, ...`"""
+    """Returns `unknown mixer 'hgrn3'; did you mean hgrn2 or hgrn1? known: attention, gla, ...`"""
     near = difflib.get_close_matches(str(name), known, n=2)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     return f"unknown {kind} {name!r}; {hint}known: {', '.join(sorted(known))}"

@@ -1,4 +1,4 @@
-"""Tasks to compare mixers on, the training loop, and the configuration of one run."""
+"""Tasks compare mixers. This package has them, the training loop, and the configuration of one run."""
 
 from .base import Batch, Measurements, Metric, RunConfig, Task, build_task, list_tasks
 from .config import BackboneConfig, ChannelMixerConfig, TrainConfig

@@ -1,7 +1,7 @@
 """A task is data + head + metric; with a backbone, a training recipe and a seed it makes one run.
 
-Nothing here or in `train.py` knows any task or mixer by name: a new task is one class and one line in `TASKS`
-(for a third party an entry point in the group `mixerzoo.tasks`).
+Nothing here or in `train.py` knows any task or mixer by name. A new task is one class and one line in `TASKS`; a third
+party's is an entry point in the group `mixerzoo.tasks`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ Batch: TypeAlias = "dict[str, Tensor]"
 
 @dataclass(frozen=True)
 class Metric:
-    """What a task is judged by, and which direction is good. `unit` is empty where the name says it."""
+    """Names the number that judges a task, and says which direction is good.
+
+    `unit` is empty if the name includes it.
+    """
 
     name: str
     unit: str
@@ -35,7 +38,10 @@ class Metric:
 
 @dataclass(frozen=True)
 class Series:
-    """`y` against `x`, which are the names of the axes. `mark` is a place on the x axis: the length in training."""
+    """Holds a line of `y` against `x`, the names of the axes.
+
+    `mark` is a place on the x axis: the length in training.
+    """
 
     x: str
     y: str
@@ -45,7 +51,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Measurements:
-    """Further results of a run, under the headings that they have in a report, and a sentence on how they arose.
+    """Holds further results of a run, under their headings in a report, and a sentence on how they were measured.
 
     values: numbers, columns of the table. maps: pictures, rows of numbers from 0 to 1. series: lines of a figure.
     """
@@ -58,14 +64,14 @@ class Measurements:
 
 @dataclass(frozen=True)
 class Task(ABC):
-    """Data, head and metric. A task's fields are its whole configuration.
+    """A task is data, head and metric. Its fields are its whole configuration.
 
-    What is chosen between runs is chosen on the split "valid". `test_split` names the one that results are reported on;
-    None if there is no further data. Runs of a task that is `alone` are timed, so nothing runs beside them.
+    Choices between runs are made on the split "valid". `test_split` names the split of the reported results; None if
+    there is no further data. A task that is `alone` measures time, so nothing else runs beside its runs.
 
-    `recipe` holds the dotted settings that suit it (`{"train.steps": 500, "gla:train.lr": 0.01}`) and `mixer_keywords`
-    what it asks of every mixer that can do it (`{"short_conv": 4}`). Both are only the grid's defaults and are resolved
-    into every run's configuration.
+    `recipe` holds the dotted settings that suit it (`{"train.steps": 500, "gla:train.lr": 0.01}`). `mixer_keywords`
+    holds keywords for every mixer that accepts them (`{"short_conv": 4}`). Both are only the grid's defaults and are
+    resolved into every run's configuration.
     """
 
     name: ClassVar[str]
@@ -78,34 +84,36 @@ class Task(ABC):
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """A short hash of the data: equal fingerprints mean that two runs saw the same data."""
+        """Returns a short hash of the data: equal fingerprints mean that two runs saw the same data."""
 
     @abstractmethod
     def build_model(self, backbone: BackboneConfig) -> nn.Module:
-        """The backbone with this task's embedding and head."""
+        """Builds the backbone with this task's embedding and head."""
 
     @abstractmethod
     def batches(self, split: str, *, seed: int, batch_size: int) -> Iterator[Batch]:
-        """Batches of rows. "train" never ends and depends on `seed` alone; other splits are finite and fixed."""
+        """Yields batches of rows. "train" never ends and depends on `seed` alone; other splits are finite and fixed."""
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The scalar to minimise."""
+        """Returns the scalar to minimise."""
 
     @abstractmethod
     def score(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """(total, count) of the metric on a batch; its value on a split is sum(total) / sum(count)."""
+        """Returns (total, count) of the metric on a batch; its value on a split is sum(total) / sum(count)."""
 
     @abstractmethod
     def state_size(self, model: nn.Module, length: int) -> int:
-        """Numbers (4 bytes each) that one sequence's state or cache holds after `length` tokens."""
+        """Returns how many numbers (4 bytes each) one sequence's state or cache holds after `length` tokens."""
 
     def count_tokens(self, batch: Batch) -> int:
-        """Tokens that the mixers see in this batch."""
+        """Returns the number of tokens that the mixers see in this batch."""
         return batch["inputs"].numel()
 
     def cost(self, model: nn.Module) -> tuple[int, int]:
-        """(tokens, forward FLOPs) of one training sequence. Two FLOPs a multiply-add; norms and gates don't count.
+        """Returns (tokens, forward FLOPs) of one training sequence.
+
+        A multiply-add is two FLOPs; norms and gates don't count.
 
         The model may be on the meta device: only shapes decide.
         """
@@ -118,7 +126,10 @@ class Task(ABC):
         return self.count_tokens(batch), flops()
 
     def measure(self, model: nn.Module, backbone: BackboneConfig) -> Measurements:
-        """What a report should show beside metric and size. Called once a run, after the training, in its process."""
+        """Returns what a report shows beside metric and size.
+
+        It is called once a run, after the training, in its process.
+        """
         return Measurements()
 
     def to_dict(self) -> dict[str, Any]:
@@ -126,7 +137,7 @@ class Task(ABC):
 
 
 def file_name(task: str) -> str:
-    """A task's name in the names of files: `vision/digits` is `vision_digits` there."""
+    """Returns a task's name as file names have it: `vision_digits` for `vision/digits`."""
     return task.replace("/", "_")
 
 
@@ -152,8 +163,8 @@ TASKS = Registry(
         "diagnostics/digits": "mixerzoo.tasks.diagnostics.digits:SequentialDigits",
         "lra/image": "mixerzoo.tasks.lra.image:Image",
         "lra/listops": "mixerzoo.tasks.lra.listops:ListOps",
-        "lra/path-x": "mixerzoo.tasks.lra.pathfinder:PathX",
-        "lra/pathfinder": "mixerzoo.tasks.lra.pathfinder:Pathfinder",
+        "lra/path-x": "mixerzoo.tasks.lra.pathfinder.tasks:PathX",
+        "lra/pathfinder": "mixerzoo.tasks.lra.pathfinder.tasks:Pathfinder",
         "lra/retrieval": "mixerzoo.tasks.lra.retrieval:Retrieval",
         "lra/retrieval-proxy": "mixerzoo.tasks.lra.retrieval_proxy:RetrievalProxy",
         "lra/text": "mixerzoo.tasks.lra.text:Text",
@@ -166,7 +177,10 @@ list_tasks = TASKS.names
 
 
 def build_task(task: str | Mapping[str, Any]) -> Task:
-    """A task by name or by configuration, `{"name": "mqar", "num_pairs": 8}`. Raises ValueError with a suggestion."""
+    """Builds a task from a name or a configuration, `{"name": "mqar", "num_pairs": 8}`.
+
+    Raises ValueError with a suggestion.
+    """
     config = {"name": task} if isinstance(task, str) else dict(task)
     if "name" not in config:
         raise ValueError(f"a task configuration needs a 'name', got the keys {sorted(config)}; known: {list_tasks()}")
@@ -175,7 +189,7 @@ def build_task(task: str | Mapping[str, Any]) -> Task:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One training run, completely: equal configurations on equal data have equal ids."""
+    """Describes one training run completely: equal configurations on equal data have equal ids."""
 
     task: Task
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
@@ -187,7 +201,7 @@ class RunConfig:
         return from_dict(cls, {**values, "task": build_task(values.get("task", {}))})
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; `from_dict` reads them back."""
+        """Returns plain JSON values; `from_dict` reads them back."""
         parts = {
             "task": self.task.to_dict(),
             "backbone": asdict(self.backbone),

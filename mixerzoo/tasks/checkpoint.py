@@ -1,4 +1,7 @@
-"""An unfinished training in one file, whole or not there: gone on with, it ends as if it had never stopped."""
+"""A checkpoint saves an unfinished training in one file. The resumed training ends as if it had never stopped.
+
+The file is whole or absent: no interruption leaves half of one.
+"""
 
 from __future__ import annotations
 
@@ -22,17 +25,17 @@ LARGEST_SHARE = 0.05
 
 
 class Stateful(Protocol):
-    """Model, optimizer, schedule, scaler, meter: what can say its state and take it back."""
+    """Stateful parts return their state and take it back: model, optimizer, schedule, scaler, meter."""
 
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: Any, /) -> Any: ...
 
 
 class Checkpoint:
-    """Where a training is kept while it lasts. Asked after each point of the curve, it saves when it is time to.
+    """Saves a training in a file while it lasts. It is asked after each point of the curve and saves when that is due.
 
-    path: the file. every: seconds between two savings, at the least. They get rarer where one takes so long that it
-    would cost more than 5 % of the time. beside: what else goes on, in the same file: a meter of what the run has cost.
+    path: the file. every: the least seconds between two saves. If saving is slow, saves become rarer, so that they cost
+    at most 5 % of the time. beside: further parts in the same file: a meter of what the run has cost.
     """
 
     def __init__(self, path: Path, every: float = EVERY, beside: Mapping[str, Stateful] | None = None) -> None:
@@ -40,7 +43,7 @@ class Checkpoint:
         self._due = perf_counter() + every
 
     def load(self, accelerator: Accelerator, parts: Mapping[str, Stateful]) -> list[dict[str, Any]]:
-        """Give the parts and the random generators their saved states; the curve so far, empty if there is none.
+        """Restores the parts and the random generators, and returns the curve so far; an empty one if there is no file.
 
         Raises RuntimeError if the file holds another training or cannot be read.
         """
@@ -58,7 +61,7 @@ class Checkpoint:
         return saved["points"]
 
     def save_if_due(self, accelerator: Accelerator, parts: Mapping[str, Stateful], points: Sequence[Any]) -> None:
-        """Save if it is time to. points: the curve so far, dataclasses."""
+        """Saves if it is time to. points: the curve so far, dataclasses."""
         started = perf_counter()
         if not _agreed(started >= self._due, accelerator):
             return
@@ -75,7 +78,7 @@ class Checkpoint:
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
-    """Of Python's, NumPy's and torch's generators, as plain values and tensors."""
+    """Returns the state of Python's, NumPy's and torch's generators, as plain values and tensors."""
     name, key, *rest = np.random.get_state()
     numbers = np.asarray(key).tolist()  # arrays would not be loaded with weights_only
     state = {"python": random.getstate(), "numpy": (name, numbers, *rest), "torch": torch.get_rng_state()}
@@ -93,7 +96,7 @@ def set_random_state(state: Mapping[str, Any], device: torch.device) -> None:
 
 
 def _agreed(due: bool, accelerator: Accelerator) -> bool:
-    """Clocks differ between processes, so the first one decides for all."""
+    """Returns the first process's decision to all, because clocks differ between processes."""
     if accelerator.num_processes == 1:
         return due
     return broadcast_object_list([due])[0]

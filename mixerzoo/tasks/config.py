@@ -1,9 +1,9 @@
-"""Configuration: frozen dataclasses, read strictly, and one dotted-path language for every value in them.
+"""Configuration is frozen dataclasses, read strictly, and one language of dotted paths for every value in them.
 
 `train.lr=3e-3` means the same as an argument of `--set` and `--vary`, as a task's recipe entry, as a filter and as a
 column of the results. Three short forms stand for parts with long names: `mixer` for `backbone.mixer`, `model` for
-`backbone` and `optimizer` for `train`. Standard library only, so that a command line can be checked before torch is
-imported.
+`backbone` and `optimizer` for `train`. This module needs the standard library only, so that a command line can be
+checked before torch is imported.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from mixerzoo.registry.pattern import label_of, resolved
 from mixerzoo.registry.registry import unknown
 
 T = TypeVar("T")
@@ -22,7 +23,10 @@ SHORT_FORMS = {"mixer": "backbone.mixer", "model": "backbone", "optimizer": "tra
 
 @dataclass(frozen=True)
 class ChannelMixerConfig:
-    """The GLU of every block. `hidden` fixes its width; otherwise that is `multiplier` times the model's."""
+    """Configures the GLU of every block.
+
+    `hidden` fixes its width; without it, the width is `multiplier` times the model's.
+    """
 
     multiplier: float = 8 / 3
     activation: Literal["none", "silu"] = "silu"
@@ -32,7 +36,7 @@ class ChannelMixerConfig:
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """Everything between a task's embedding and its head.
+    """Configures everything between a task's embedding and its head.
 
     `mixer` is a mixer's configuration, `{"name": "hgrn2", "expand": 16}`, or a list of them tiled over the depth.
     """
@@ -47,28 +51,22 @@ class BackboneConfig:
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        several = isinstance(self.mixer, (list, tuple))
-        pattern = [{"name": m} if isinstance(m, str) else m for m in (self.mixer if several else [self.mixer])]
-        if not pattern or not all(isinstance(m, Mapping) and "name" in m for m in pattern):
-            raise ValueError(
-                f"backbone.mixer must be a name, a configuration with a 'name', or a list of those, got {self.mixer!r}"
-            )
-        object.__setattr__(self, "mixer", pattern if several else pattern[0])
+        object.__setattr__(self, "mixer", resolved(self.mixer, "backbone.mixer"))
 
     @property
     def label(self) -> str:
-        """`hgrn2`, or `hgrn2+attention` for a pattern."""
-        return "+".join(m["name"] for m in (self.mixer if isinstance(self.mixer, list) else [self.mixer]))
+        """Returns `hgrn2`, or `hgrn2+attention` for a pattern."""
+        return label_of(self.mixer)
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """AdamW with linear warm-up and cosine decay. `warmup` and `final_lr` are fractions, of the steps and of `lr`.
+    """Configures AdamW with linear warm-up and cosine decay. `warmup` is a fraction of the steps, `final_lr` of `lr`.
 
-    horizon: the step at which the cosine reaches its floor, and of which `warmup` is a fraction; None: the last one. If
-        it lies beyond the end, the run stops on the way down, or even up. If the run goes on after it, the cosine
-        climbs back to `lr`, as transformers' `get_cosine_schedule_with_warmup` has it.
-    accumulate: micro-batches that a batch is cut into, one after the other, to save memory.
+    horizon: the step at which the cosine reaches its floor; None: the last one. `warmup` is a fraction of it.
+        If it lies beyond the end, the run stops on the way down, or even up. If the run continues after it, the cosine
+        climbs back to `lr`, as in transformers' `get_cosine_schedule_with_warmup`.
+    accumulate: the number of micro-batches of a batch, run one after the other to save memory.
     clip: the largest norm of the gradient; 0: any.
     """
 
@@ -98,14 +96,17 @@ class TrainConfig:
 
 
 def check_at_least(least: int, config: Any, table: str, *names: str) -> None:
-    """Raises ValueError for fields that are smaller; `table` is what their paths begin with."""
+    """Raises ValueError for a field below `least`; `table` is the beginning of its path."""
     for name in names:
         if getattr(config, name) < least:
             raise ValueError(f"{table}.{name} must be at least {least}, got {getattr(config, name)}")
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any], path: str = "") -> T:
-    """A dataclass from plain values. Unknown keys and wrong types raise ValueError, with `path` naming the place."""
+    """Builds a dataclass from plain values.
+
+    Unknown keys and wrong types raise ValueError, with `path` naming the place.
+    """
     hints, prefix = get_type_hints(cls), f"{path}." if path else ""
     known = [prefix + f.name for f in fields(cls)]  # type: ignore[arg-type]
     for key in values:
@@ -115,24 +116,27 @@ def from_dict(cls: type[T], values: Mapping[str, Any], path: str = "") -> T:
 
 
 def assign(values: Any, path: str, value: Any) -> Any:
-    """A copy of nested `values` with the value at a dotted path replaced; a number in the path indexes a list."""
+    """Returns a copy of nested `values` with the value at a dotted path replaced.
+
+    A number in the path indexes a list.
+    """
     return _assign(values, path.split("."), value, path)
 
 
 def canonical(path: str) -> str:
-    """The long form of a path: `backbone.mixer.expand` for `mixer.expand`, `train.lr` for `optimizer.lr`."""
+    """Returns the long form of a path: `backbone.mixer.expand` for `mixer.expand`, `train.lr` for `optimizer.lr`."""
     first, dot, rest = path.partition(".")
     return SHORT_FORMS.get(first, first) + dot + rest
 
 
 def readable(path: str) -> str:
-    """What tables and legends call a path: `mixer.expand` for `backbone.mixer.expand`, any other as it is."""
+    """Returns a path's name in tables: `mixer.expand` for `backbone.mixer.expand`; other paths stay unchanged."""
     mixer = SHORT_FORMS["mixer"]
     return "mixer" + path.removeprefix(mixer) if path.startswith(f"{mixer}.") else path
 
 
 def flatten(values: Any, path: str = "") -> dict[str, Any]:
-    """Nested values as `{"train.lr": 0.003}`: the inverse of `assign` over all leaves."""
+    """Returns nested values as `{"train.lr": 0.003}`: the inverse of `assign` over all leaves."""
     if isinstance(values, Mapping):
         items = [(str(key), value) for key, value in values.items()]
     elif isinstance(values, list) and any(isinstance(value, Mapping) for value in values):
@@ -143,7 +147,10 @@ def flatten(values: Any, path: str = "") -> dict[str, Any]:
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """`"train.lr=3e-3"` as `("train.lr", 0.003)`. Values are Python literals, `true`, `false`, `null`, or words."""
+    """Reads `"train.lr=3e-3"` as `("train.lr", 0.003)`.
+
+    Values are Python literals, `true`, `false`, `null`, or words.
+    """
     path, equals, value = text.partition("=")
     if not (equals and path.strip()):
         raise ValueError(f"a setting must read path=value, got {text!r}; example: train.lr=3e-3")
@@ -151,7 +158,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
 
 
 def parse_values(text: str) -> list[Any]:
-    """`"16,64,128"` as `[16, 64, 128]`. Commas inside brackets and quotes don't separate."""
+    """Reads `"16,64,128"` as `[16, 64, 128]`. Commas inside brackets and quotes don't separate."""
     try:
         whole = ast.literal_eval(f"[{text}]")
     except (ValueError, SyntaxError):  # words among them
@@ -180,7 +187,7 @@ def _assign(values: Any, keys: list[str], value: Any, path: str) -> Any:
 
 
 def _typed(value: Any, hint: Any, path: str) -> Any:
-    """`value` as the type `hint`, with int -> float and list -> tuple, and nested dataclasses built."""
+    """Returns `value` as the type `hint`, with int -> float and list -> tuple, and builds nested dataclasses."""
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         if value is None and type(None) in args:

@@ -1,4 +1,4 @@
-"""Files that are there and whole, or not there: what is written here survives a kill at any moment."""
+"""Files written here are whole or absent: they survive a kill at any moment."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ else:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that takes the place of `path` at the end of the block.
+    """Yields a file to write; at the end of the block it takes the place of `path`.
 
-    Readers, and a power cut, see the old content or the new one and nothing between.
+    Readers see the old content or the new one and nothing between. The same holds after a power cut.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -46,12 +46,12 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def to_json(value: Any, indent: int | None = 1) -> str:
-    """JSON in which a number that is not finite is null, as the format demands."""
+    """Returns JSON in which a number that is not finite is null, as the format demands."""
     return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
 def read_json(path: str | Path) -> dict[str, Any] | None:
-    """The object in a file; None where there is no file, or none that is whole."""
+    """Returns the object in a file; None if the file is absent or damaged."""
     try:
         with open(path, "rb") as file:
             value = json.loads(file.read())
@@ -61,7 +61,10 @@ def read_json(path: str | Path) -> dict[str, Any] | None:
 
 
 def read_toml(path: str | Path, what: str) -> dict[str, Any]:
-    """The tables of a file. Raises ValueError, with `what` it was to be, if it can't be read."""
+    """Returns the tables of a file.
+
+    Raises ValueError if it can't be read; `what` names the file's purpose in the error.
+    """
     path = Path(path).expanduser()
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))

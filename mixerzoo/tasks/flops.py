@@ -1,7 +1,7 @@
-"""Forward FLOPs of any model made of the zoo's mixers, linear maps and convolutions, from the shapes it sees.
+"""FLOPs of a forward pass are counted from shapes, for any model of the zoo's mixers, linear maps and convolutions.
 
-A multiply-add is two. A mixer counts by its own formula, `Mixer.flops`, so what a backend does on the way to the same
-result doesn't matter; norms, activations and element-wise products outside the mixers are left out.
+A multiply-add is two. A mixer counts by its own formula, `Mixer.flops`, so a backend's extra work doesn't matter.
+Norms, activations and element-wise products outside the mixers are left out.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixerzoo.mixers.base import Mixer
+from mixerzoo.mixers.parts.contract import Mixer
 
 
 @contextmanager
 def counting_flops(model: nn.Module) -> Iterator[Callable[[], int]]:
-    """Within the block, forward passes of `model` are added up without gradients; the function it gives tells the sum.
+    """Counts the FLOPs of `model`'s forward passes within the block, without gradients.
+
+    The yielded function returns the sum.
 
     The model may be on the meta device.
     """
@@ -37,7 +39,7 @@ def counting_flops(model: nn.Module) -> Iterator[Callable[[], int]]:
 
 
 def _counted(module: nn.Module) -> Iterator[nn.Module]:
-    """Mixers, whose insides are theirs, and every linear map and convolution elsewhere."""
+    """Yields mixers as wholes, and every linear map and convolution outside them."""
     if isinstance(module, (Mixer, nn.Linear, nn.Conv1d, nn.Conv2d)):
         yield module
         return

@@ -1,4 +1,4 @@
-"""What a run costs: seconds, the most memory it held at once, and energy where the machine's counters can be read."""
+"""A meter measures a run's cost: seconds, peak memory, and energy where the machine's counters can be read."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ PROCESS = Path("/proc/self")
 
 
 class Meter:
-    """Counts from where it is made on; with a state loaded, what was spent before an interruption is counted too.
+    """Counts from its construction on. A loaded state adds the cost before an interruption.
 
-    energy_joules: of the GPU that torch uses (NVML), or of the whole processor (RAPL), whatever else ran on it at the
-    time; None where neither can be read. peak_memory_bytes: tensors on the GPU, or the process's resident memory.
+    energy_joules: of the GPU that torch uses (NVML), or of the whole processor (RAPL) with everything else on it; None
+    if neither can be read. peak_memory_bytes: tensors on the GPU, or the process's resident memory.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Meter:
 
 
 def peak_memory() -> int | None:
-    """Bytes, since it was last reset; None where nothing tells."""
+    """Returns the peak in bytes since the last reset; None if the system doesn't report it."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     try:
@@ -62,7 +62,7 @@ def _reset_peak_memory() -> None:
 
 
 def _energy_counter() -> Callable[[], float | None]:
-    """Joules from now on."""
+    """Returns a function that reads the joules used from now on."""
     read = _gpu_joules if torch.cuda.is_available() else _processor_joules
     first = read()
 
@@ -74,7 +74,7 @@ def _energy_counter() -> Callable[[], float | None]:
 
 
 def _gpu_joules() -> list[tuple[float, float]] | None:
-    """(joules, where the counter starts again) of the device that torch uses."""
+    """Returns (joules, value at which the counter restarts) of the device that torch uses."""
     try:
         import pynvml
     except ImportError:
@@ -89,7 +89,10 @@ def _gpu_joules() -> list[tuple[float, float]] | None:
 
 
 def _processor_joules() -> list[tuple[float, float]] | None:
-    """(joules, where the counter starts again) of every processor package; most systems let only root read them."""
+    """Returns (joules, value at which the counter restarts) of every processor package.
+
+    Most systems let only root read them.
+    """
     packages = sorted(POWERCAP.glob("intel-rapl:[0-9]*"))
     packages = [package for package in packages if package.name.count(":") == 1]
     try:

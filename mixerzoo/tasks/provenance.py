@@ -1,4 +1,4 @@
-"""Where a result came from: versions, machine, commit, command line."""
+"""Provenance records where a result came from: versions, machine, commit, command line."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from typing import Any
 
 
 def provenance(argv: Sequence[str]) -> dict[str, Any]:
-    """`argv` is the command line that asked for the run; the commit is that of the directory it was given in."""
+    """Returns the record. `argv` is the command line of the run; the commit is that of its working directory."""
     return {**_circumstances(), "argv": [_program(argv[0]), *argv[1:]] if argv else []}
 
 
 def _program(path: str) -> str:
-    """`python -m mixerzoo.cli` is mixerzoo."""
+    """Returns the program's name: `mixerzoo` for `python -m mixerzoo.cli`."""
     return "mixerzoo" if path.endswith("mixerzoo/cli/__main__.py") else Path(path).name
 
 
 @cache
 def _circumstances() -> dict[str, Any]:
-    """What stays as it is while a process lives: code that is imported doesn't change with its files."""
+    """Returns the part of the record that is fixed while a process lives: imported code doesn't follow its files."""
     packages = ("mixerzoo", "torch", "numpy", "accelerate", "timm", "transformers")
     return {
         "python": platform.python_version(),
@@ -39,7 +39,7 @@ def _circumstances() -> dict[str, Any]:
 
 
 def installed_version(package: str) -> str | None:
-    """Of a package; None where it isn't installed, or runs from a folder."""
+    """Returns a package's version; None if it isn't installed, or runs from a folder."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -61,7 +61,7 @@ def _device() -> str:
 
 
 def _git_commit() -> str | None:
-    """`3f2a...`, with `+changes` if files differ from it; None outside a repository."""
+    """Returns `3f2a...`, with `+changes` if files differ from it; None outside a repository."""
     try:
         commit = _git("rev-parse", "HEAD")
         return commit + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")

@@ -1,4 +1,4 @@
-"""Recipes: a training written down as a TOML file, and what is laid over it. Standard library only."""
+"""A recipe is a training written as a TOML file; settings override it. This module needs the standard library only."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ RECIPES = Path(mixerzoo.__file__).parent / "recipes"
 
 
 def list_recipes(family: str) -> list[str]:
-    """Names of the recipes for `lm` or `vision` that come with the package."""
+    """Returns the names of the package's recipes for `lm` or `vision`."""
     return sorted(path.stem for path in (RECIPES / family).glob("*.toml"))
 
 
 def read_recipe(family: str, recipe: str | Path) -> dict[str, Any]:
-    """The tables of a recipe file, or of the package's recipe of that name. Raises ValueError if there is neither."""
+    """Returns the tables of a recipe file, or of the package's recipe of that name.
+
+    Raises ValueError if there is neither.
+    """
     path = Path(recipe).expanduser()
     if path.suffix != ".toml":
         names = list_recipes(family)
@@ -32,7 +35,7 @@ def read_recipe(family: str, recipe: str | Path) -> dict[str, Any]:
 
 
 def lay(values: Mapping[str, Any], settings: Sequence[tuple[str, Any]]) -> Any:
-    """`values` with the value at every dotted path replaced, the later winning."""
+    """Returns `values` with the value at every dotted path replaced; later settings win."""
     for path, value in settings:
         values = assign(values, path, value)
     return values

@@ -1,7 +1,7 @@
-"""Speed as a task of the grid: tokens a second and memory against the length of the sequence, nothing is learned.
+"""Speed is a task of the grid without learning: tokens a second and memory against the length of the sequence.
 
-Every run times its own model, with its width, depth and mixer as configured, in fp32 on a CPU and in the run's
-precision on a GPU. Times mean something only if nothing else works on the machine, so these runs go one at a time.
+Every run times its own model, of the configured width, depth and mixer. It runs in fp32 on a CPU and in the run's
+precision on a GPU. Times mean something only on an otherwise idle machine, so these runs go one at a time.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from mixerzoo.tasks.models.language_model import LanguageModel, token_loss
+
 from .base import Batch, Measurements, Metric, Series, Task
 from .config import BackboneConfig
-from .lm.model import LanguageModel, token_loss
 from .timing import median_seconds, peak_bytes
 
 VOCABULARY = 256
@@ -25,9 +26,9 @@ LENGTH = "sequence length"
 
 @dataclass(frozen=True)
 class Speed(Task):
-    """One sequence of random bytes through a language model, of `shortest` to `longest` tokens, each twice the last.
+    """Runs one sequence of random bytes through a language model. Lengths double from `shortest` to `longest` tokens.
 
-    training: forward and backward. prefill: forward with the state kept. decoding: one token after a prompt of that
+    training: forward and backward. prefill: forward that returns the state. decoding: one token after a prompt of that
     length. The metric is the forward pass's rate at `longest`.
     """
 
@@ -57,7 +58,7 @@ class Speed(Task):
         return LanguageModel.from_backbone(VOCABULARY, backbone, tie_embeddings=self.tie_embeddings)
 
     def batches(self, split: str, *, seed: int, batch_size: int) -> Iterator[Batch]:
-        """ "train" is of the shortest length, others are one sequence of the longest."""
+        """Yields random bytes: "train" has the shortest length, other splits are one sequence of the longest."""
         generator = torch.Generator().manual_seed(seed)
         while True:
             shape = (batch_size, self.shortest) if split == "train" else (1, self.longest)
@@ -69,7 +70,7 @@ class Speed(Task):
         return token_loss(model(batch["inputs"]), batch["inputs"])
 
     def score(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """(tokens, seconds) of a forward pass."""
+        """Returns (tokens, seconds) of a forward pass."""
         started = perf_counter()
         model(batch["inputs"]).sum().item()
         return torch.tensor(batch["inputs"].numel()), torch.tensor(perf_counter() - started)
@@ -78,7 +79,7 @@ class Speed(Task):
         return cast(LanguageModel, model).state_size(length)
 
     def measure(self, model: nn.Module, backbone: BackboneConfig) -> Measurements:
-        """The rates and the memory of a training step at every length."""
+        """Returns the rates at every length, and the memory of a training step."""
         device = next(model.parameters()).device
         points: dict[str, list[tuple[float, float]]] = {}
         length = self.shortest

@@ -1,4 +1,4 @@
-"""What a piece of work costs on this machine: median seconds, and memory beside what was there before."""
+"""Timing measures a piece of work on this machine: median seconds, and memory on top of what was allocated before."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Work = Callable[[], object]
 
 
 def median_seconds(work: Work, device: torch.device, repeats: int = 3) -> float:
-    """Of `repeats` calls after one that isn't counted."""
+    """Returns the median over `repeats` calls, after one call that doesn't count."""
     work()
     seconds = []
     for _ in range(repeats):
@@ -26,7 +26,7 @@ def median_seconds(work: Work, device: torch.device, repeats: int = 3) -> float:
 
 
 def peak_bytes(work: Work, device: torch.device) -> int:
-    """The most memory that torch's allocator had given out during a call, more than before it."""
+    """Returns the peak of torch's allocated memory during a call, less what was allocated before it."""
     if device.type == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()

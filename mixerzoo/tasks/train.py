@@ -1,4 +1,7 @@
-"""The training loop: AdamW, warm-up and cosine, clipping, on Hugging Face Accelerate. It knows no task and no mixer."""
+"""The training loop has AdamW, warm-up, cosine and clipping, on Hugging Face Accelerate.
+
+It knows no task and no mixer.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ IGNORED = -100  # torch's own mark of a label that doesn't count
 
 @dataclass(frozen=True)
 class Point:
-    """One point of a learning curve. `tokens` and `seconds` count training only; `metric` is set where evaluated."""
+    """Holds one point of a learning curve. `tokens` and `seconds` count training only; evaluations set `metric`."""
 
     step: int
     tokens: int
@@ -41,17 +44,17 @@ class Point:
 def fit(
     model: nn.Module, task: Task, config: TrainConfig, *, seed: int, checkpoint: Checkpoint | None = None
 ) -> Iterator[Point]:
-    """Train, and yield a point every `log_every` steps and at each evaluation, the last step's among them.
+    """Trains a model. Yields a point every `log_every` steps and at each evaluation, the last step's included.
 
     The batches depend on `seed` alone. A loss or gradient that is not finite ends the run with a diverged point:
     that is a result, not an error. Several processes share each batch by rows.
 
-    checkpoint: where the training is kept now and then, after a point has been taken. If one is there it is gone on
-    with: the points before come again, weights and the points after are bit for bit what they would have been, and of
-    the batches those that were used are drawn once more and skipped.
+    checkpoint: saves the training now and then, after a point. If one exists, the training resumes and yields the saved
+    points again. Weights and further points are then bit for bit those of an uninterrupted run. The batches already
+    used are drawn again and skipped.
     """
     AcceleratorState._reset_state()  # a process that trains several models may change the precision between them
-    no_gpu = not torch.accelerator.is_available()  # said aloud, for several processes on CPUs find each other so
+    no_gpu = not torch.accelerator.is_available()  # explicit, because several processes on CPUs find each other so
     accelerator = Accelerator(mixed_precision=config.precision, cpu=no_gpu)
     optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), lr=config.lr, betas=config.betas)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, config) / config.lr)
@@ -94,7 +97,7 @@ def fit(
 
 @torch.no_grad()
 def evaluate(model: nn.Module, task: Task, config: TrainConfig, split: str = "valid") -> float:
-    """The task's metric over a whole split, of a model that `fit` has in hand or has trained."""
+    """Returns the task's metric over a whole split. The model is one that `fit` is training or has trained."""
     state = PartialState()
     total = torch.zeros(2, device=state.device, dtype=torch.float32)
     model.eval()
@@ -107,9 +110,9 @@ def evaluate(model: nn.Module, task: Task, config: TrainConfig, split: str = "va
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """Of step 0, 1, ...: linear from 0 over the warm-up, then a cosine down to `final_lr * lr` at the last step.
+    """Returns the rate of step 0, 1, ...: linear warm-up from 0, then a cosine to `final_lr * lr` at the last step.
 
-    With a horizon, step for step what transformers' schedule gives, whose first rate is 0.
+    With a horizon, every step has the rate of transformers' schedule, whose first rate is 0.
     """
     if config.horizon is None:
         warmup, end, first = max(1, round(config.warmup * config.steps)), config.steps - 1, 1
@@ -122,7 +125,10 @@ def learning_rate(step: int, config: TrainConfig) -> float:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Weight decay for matrices only: not norms, biases, other 1-D parameters, embeddings, nor `_no_weight_decay`."""
+    """Returns groups with weight decay for matrices alone.
+
+    Norms, biases, other 1-D parameters, embeddings and parameters marked `_no_weight_decay` have none.
+    """
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for parameter in model.parameters():
@@ -132,10 +138,13 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 
 
 def _backward(model: nn.Module, task: Task, batch: Batch, accelerator: Accelerator, accumulate: int) -> Tensor:
-    """Gradients of the whole batch's loss out of micro-batches; this process's share of that loss, to be averaged.
+    """Computes gradients of the whole batch's loss from micro-batches.
 
-    Each part weighs as many targets as it has, so where the loss is a mean over the labels that count, the sum is it up
-    to rounding. What looks across rows sees a micro-batch alone (batch norm), and dropout draws other masks.
+    Returns this process's share of that loss, to average.
+
+    Each part is weighted by its number of targets. So for a loss that is a mean over the labels that count, the sum
+    equals it up to rounding. Operations across rows (batch norm) see one micro-batch alone, and dropout draws other
+    masks.
     """
     processes, rank = accelerator.num_processes, accelerator.process_index
     parts = [_rows(batch, number * processes + rank, accumulate * processes) for number in range(accumulate)]
@@ -150,7 +159,7 @@ def _backward(model: nn.Module, task: Task, batch: Batch, accelerator: Accelerat
 
 
 def _targets(batch: Batch) -> int:
-    """Labels that count; rows where a batch has no labels."""
+    """Returns the number of labels that count; that of the rows if a batch has no labels."""
     if "labels" in batch:
         return int((batch["labels"] != IGNORED).sum())
     return len(next(iter(batch.values())))

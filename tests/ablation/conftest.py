@@ -1,4 +1,4 @@
-"""Fixtures of the ablation's tests."""
+"""The ablation's tests share these fixtures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .runs import install
 
 @pytest.fixture
 def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A third party's mixers that go wrong, installed."""
+    """Installs a third party's mixers that go wrong."""
     install(tmp_path / "site")
     monkeypatch.syspath_prepend(tmp_path / "site")
     monkeypatch.setattr(MIXERS, "_targets", dict(MIXERS._targets))

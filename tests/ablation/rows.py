@@ -1,4 +1,4 @@
-"""Invented runs as a grid leaves them: seeds, curves, failures, two and more tasks, a varied axis, a search, series."""
+"""Invents a grid's runs: seeds, curves, failures, two and more tasks, a varied axis, a search, series."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mixerzoo.ablation.store import Row
+from mixerzoo.ablation.running.store import Row
 
 ACCURACY = {"name": "accuracy", "unit": "fraction", "higher_is_better": True}
 BITS = {"name": "bits per byte", "unit": "", "higher_is_better": False}
@@ -33,7 +33,7 @@ LENGTHS = (32, 64, 128, 256, 512)
 def config(
     mixer: str = "gla", task: str = "mqar", seed: int = 0, lr: float = 3e-3, data: str = "d0", **keywords: Any
 ) -> dict[str, Any]:
-    """A resolved configuration; `keywords` are the mixer's."""
+    """Returns a resolved configuration; `keywords` are the mixer's."""
     pattern: list[dict[str, Any]] = [{"name": name, **keywords} for name in mixer.split("+")]
     return {
         "task": {"name": task, "length": 64},
@@ -52,7 +52,7 @@ def config(
 def row(
     value: float | None = 0.5, *, status: str = "done", curve: int = 8, settled: bool = True, **keywords: Any
 ) -> Row:
-    """One run. `result_...` keywords go to result.json, the others to `config`."""
+    """Returns one run. `result_...` keywords go to result.json, the others to `config`."""
     extra = {name.removeprefix("result_"): keywords.pop(name) for name in list(keywords) if name.startswith("result_")}
     settings = config(**keywords)
     metric = TASKS[settings["task"]["name"]]
@@ -94,7 +94,7 @@ def row(
 
 
 def write(root: Path, rows: Iterable[Row], question: Mapping[str, Any] | None = None) -> Path:
-    """The rows as the files of a store."""
+    """Writes the rows as the files of a store."""
     root.mkdir(parents=True, exist_ok=True)
     if question is not None:
         (root / "grid.json").write_text(json.dumps(question))
@@ -109,13 +109,13 @@ def write(root: Path, rows: Iterable[Row], question: Mapping[str, Any] | None = 
 
 
 def value(task: str, skill: float, rng: random.Random, noise: float = 0.012) -> float:
-    """A result for how able a mixer is, from 0 to 1, with the noise of a seed."""
+    """Returns a result of a mixer's ability, from 0 to 1, with the noise of a seed."""
     able = min(0.999, max(0.02, skill + rng.gauss(0, noise)))
     return able if TASKS[task] is ACCURACY else 3.4 - 1.3 * able
 
 
 def study(seeds: int = 3) -> list[Row]:
-    """A whole study: five mixers on four tasks, HGRN2's expand varied on mqar, lengths on parity, and mishaps."""
+    """Returns a study: five mixers on four tasks, HGRN2's expand varied on mqar, lengths on parity, and mishaps."""
     rng = random.Random(0)
     rows = []
     for task, mixer, seed in ((t, m, s) for t in TASKS for m in SKILL for s in range(seeds)):
@@ -149,7 +149,7 @@ def study(seeds: int = 3) -> list[Row]:
 
 
 def search(rates: Iterable[float] = (1e-3, 3e-3, 1e-2, 3e-2), seeds: int = 3) -> list[Row]:
-    """A search for a learning rate: every rate on the first seed, the best of each mixer on the others too."""
+    """Returns a search for a learning rate: every rate on the first seed, the best of each mixer on the others too."""
     rng = random.Random(1)
     rows = []
     for mixer, best in (("hgrn2", 1e-2), ("gla", 3e-3), ("attention", 1e-3)):

@@ -1,11 +1,11 @@
-"""Runs that take a fraction of a second, and a distribution of mixers that go wrong."""
+"""Makes runs that take a fraction of a second, and a distribution of mixers that go wrong."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from mixerzoo.ablation.store import FINISHED, Store
+from mixerzoo.ablation.running.store import FINISHED, Store
 from mixerzoo.tasks import BackboneConfig, RunConfig, TrainConfig, build_task
 
 TASK = {"name": "mqar", "length": 16, "num_pairs": 2, "vocab_size": 20, "valid_sequences": 8}
@@ -63,7 +63,7 @@ BROKEN = ("plain", "raising", "unbuildable", "killed", "exploding", "hungry", "g
 
 
 def install(site: Path) -> None:
-    """A distribution with mixers of a third party, below a folder that is to be on the path."""
+    """Installs a third party's distribution with mixers, below a folder; the caller puts that folder on the path."""
     metadata = site / "zooplugin-1.0.dist-info"
     metadata.mkdir(parents=True)
     (site / "zooplugin.py").write_text(PLUGIN)
@@ -78,7 +78,7 @@ def run(mixer: str = "attention", seed: int = 0, **train: Any) -> RunConfig:
 
 
 def everything_is_there_once(store: Store, runs: list[RunConfig]) -> None:
-    """A row for each run and no other, finished, its curve whole: every point once, in order."""
+    """Checks that each run has one row and no other, finished, its curve whole: every point once, in order."""
     rows = store.rows()
     assert [row.run_id for row in rows] == sorted(run.run_id for run in runs)
     steps = {run.run_id: run.train.steps for run in runs}
@@ -90,7 +90,7 @@ def everything_is_there_once(store: Store, runs: list[RunConfig]) -> None:
 
 
 def outcomes(store: Store) -> dict[str, Any]:
-    """What must not hang on how often a grid was interrupted: all but times, memory and where it ran."""
+    """Returns what no interruption of a grid may change: all but times, memory and the machine."""
     passing = {"seconds", "tokens_per_second", "peak_memory_bytes", "energy_joules", "provenance"}
     return {
         row.run_id: (

@@ -1,13 +1,13 @@
-"""Laws of arms, filters and comparisons: what differs is never averaged, and what is compared is comparable."""
+"""Laws of arms, filters and comparisons say: different things are never averaged, and only comparable ones compared."""
 
 from __future__ import annotations
 
 import pytest
 
-from mixerzoo.ablation.arms import arms
-from mixerzoo.ablation.baseline import comparisons
-from mixerzoo.ablation.columns import Condition, columns, identity, select
-from mixerzoo.ablation.ranking import average_ranks, unranked
+from mixerzoo.ablation.reading.arms import arms
+from mixerzoo.ablation.reading.baseline import comparisons
+from mixerzoo.ablation.reading.columns import Condition, columns, identity, select
+from mixerzoo.ablation.reading.ranking import average_ranks, unranked
 from mixerzoo.tasks.config import flatten
 from tests.ablation.rows import row, search, study
 

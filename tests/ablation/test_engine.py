@@ -1,4 +1,4 @@
-"""Laws of the local engine: nothing that a run does stops the others, and several runners share a directory."""
+"""Laws of the local engine say: nothing that a run does stops the others, and several runners share a directory."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from mixerzoo.ablation.engines import local
-from mixerzoo.ablation.engines.local import LocalEngine, usable_cores
-from mixerzoo.ablation.events import Finished, Progress, Started
-from mixerzoo.ablation.execute import Options
-from mixerzoo.ablation.grid import Grid
-from mixerzoo.ablation.plan import plan
-from mixerzoo.ablation.store import Store
+from mixerzoo.ablation.question.grid import Grid
+from mixerzoo.ablation.question.plan import plan
+from mixerzoo.ablation.running.engines import local
+from mixerzoo.ablation.running.engines.local import LocalEngine
+from mixerzoo.ablation.running.events import Finished, Progress, Started
+from mixerzoo.ablation.running.execute import Options
+from mixerzoo.ablation.running.store import Store
 from mixerzoo.cli import main
-from mixerzoo.cli.grid import Asked, carry_out
+from mixerzoo.cli.runs import Asked, carry_out
+from mixerzoo.tasks.cores import usable_cores
 from tests.tolerances import assert_close
 
 from .runs import everything_is_there_once, outcomes, run
@@ -79,7 +80,7 @@ def test_a_run_that_wants_too_much_memory_goes_on_in_smaller_parts_if_asked_to(p
 
 
 def test_a_run_ends_where_a_search_gave_it_up(plugins, tmp_path):
-    """And a run is taken from the iterator only when there is a place for it."""
+    """A run is taken from the iterator only when there is a place for it."""
     store, slow, next_one = Store(tmp_path / "runs"), run("slow", steps=400, evaluate_every=2), run("plain")
     seen: list = []
 
@@ -134,7 +135,7 @@ def test_two_runners_on_one_directory_share_the_work_and_each_sees_all_of_it(plu
 
 
 def test_a_run_that_another_runner_lets_go_is_taken_over(tmp_path):
-    """A claim held by someone else is left alone while there is other work, and waited for at the end."""
+    """Another runner's claim is left alone while there is other work, and waited for at the end."""
     first, second = run(seed=0), run(seed=1)
     store, events = Store(tmp_path), []
     claim = store.claim(first.run_id)

@@ -1,13 +1,13 @@
-"""Every unfairness is told in a sentence, and a fair comparison in none."""
+"""Every unfairness is reported in a sentence; a fair comparison has none."""
 
 from __future__ import annotations
 
 import pytest
 
-from mixerzoo.ablation.arms import arms
-from mixerzoo.ablation.choice import choose
-from mixerzoo.ablation.fairness import warnings
-from mixerzoo.ablation.report.data import Section
+from mixerzoo.ablation.reading.arms import arms
+from mixerzoo.ablation.reading.fairness import warnings
+from mixerzoo.ablation.reading.report.contents import Section
+from mixerzoo.ablation.running.choice import choose
 from tests.ablation.rows import ORIGIN, row, search
 
 

@@ -1,6 +1,6 @@
-"""Laws of kill -9: of the runner, of a worker, of all of them, at any moment; the same command then finishes the grid.
+"""Laws of kill -9 say: whatever dies at any moment, runner or workers, the same command then finishes the grid.
 
-Afterwards every row is there once, its curve whole, and its numbers are those of a grid that nobody disturbed.
+Afterwards every row is there once, its curve is whole, and its numbers are those of an undisturbed grid.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ import psutil
 import pytest
 import torch
 
-from mixerzoo.ablation.engines.local import LocalEngine
-from mixerzoo.ablation.execute import Options
-from mixerzoo.ablation.store import Store
+from mixerzoo.ablation.running.engines.local import LocalEngine
+from mixerzoo.ablation.running.execute import Options
+from mixerzoo.ablation.running.store import Store
 
 from .runs import everything_is_there_once, outcomes, run
 
 RUNNER = """
 import sys
-from mixerzoo.ablation.store import Store
+from mixerzoo.ablation.running.store import Store
 from tests.ablation.test_kills import finish
 
 if __name__ == "__main__":
@@ -51,7 +51,7 @@ def start(site: Path, *arguments: object) -> subprocess.Popen:
 
 
 def workers(runner: subprocess.Popen) -> list[psutil.Process]:
-    """The processes below the one that forks them."""
+    """Returns the processes below the one that forks them."""
     with suppress(psutil.NoSuchProcess):
         return [worker for child in psutil.Process(runner.pid).children() for worker in child.children()]
     return []
@@ -91,7 +91,7 @@ def test_killed_at_random_moments_a_grid_ends_as_if_undisturbed(plugins, tmp_pat
 
 
 def test_a_run_whose_worker_was_killed_goes_on_from_its_checkpoint(plugins, tmp_path):
-    """At its second checkpoint, so that it isn't at the first step."""
+    """The worker dies at its second checkpoint, so that it isn't at the first step."""
     steps = 500
     store, telling = Store(tmp_path / "runs"), run("telling", steps=steps, evaluate_every=steps)
     engine = LocalEngine(1, options=Options(checkpoint_every=0.0))
@@ -124,7 +124,7 @@ def test_a_full_disk_ends_the_grid_makes_no_row_and_what_is_finished_stays(plugi
 
 @pytest.mark.slow
 def test_a_real_full_disk_is_said_once_and_what_is_finished_stays(tmp_path):
-    """On a file system of 150 kB, mounted by its own user: the results of some runs fit, those of all don't."""
+    """The file system has 150 kB and is mounted by its own user: it has room for some runs' results, not for all."""
     script = tmp_path / "full.py"
     script.write_text(FULL)
     disk = tmp_path / "disk"
@@ -142,8 +142,8 @@ def test_a_real_full_disk_is_said_once_and_what_is_finished_stays(tmp_path):
 
 FULL = """
 import os, sys
-from mixerzoo.ablation.engines.local import LocalEngine
-from mixerzoo.ablation.store import Store
+from mixerzoo.ablation.running.engines.local import LocalEngine
+from mixerzoo.ablation.running.store import Store
 from tests.ablation.runs import run
 
 if __name__ == "__main__":

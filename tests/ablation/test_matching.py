@@ -1,17 +1,18 @@
-"""Laws of matching: models of one task measure the same, in what was asked and by what was asked."""
+"""Laws of matching say: models of one task have equal sizes, in the requested measure and amount."""
 
 from __future__ import annotations
 
 import pytest
 
 from mixerzoo import list_mixers
-from mixerzoo.ablation import matching
-from mixerzoo.ablation.cost import estimate_seconds, model_cost
-from mixerzoo.ablation.dry_run import cost_table, summary
-from mixerzoo.ablation.grid import Grid
-from mixerzoo.ablation.matching import Matching, target_size
-from mixerzoo.ablation.plan import describe, describe_matching, expected, plan
-from mixerzoo.ablation.store import Store
+from mixerzoo.ablation.question import matching
+from mixerzoo.ablation.question.cost import estimate_seconds, model_cost
+from mixerzoo.ablation.question.dry_run import cost_table, summary
+from mixerzoo.ablation.question.grid import Grid
+from mixerzoo.ablation.question.matching import Matching, target_size
+from mixerzoo.ablation.question.plan import describe, describe_matching, plan
+from mixerzoo.ablation.running.carry_out import expected
+from mixerzoo.ablation.running.store import Store
 from mixerzoo.tasks import BackboneConfig
 
 TINY = {"name": "mqar", "length": 16, "num_pairs": 2, "vocab_size": 20, "valid_sequences": 8}
@@ -87,8 +88,48 @@ def test_the_target_is_a_mixers_model_or_a_number():
         planned(mixers=["gla"], set={"backbone.channel_mixer": None})
 
 
+def test_a_mixer_that_cannot_be_matched_is_left_out_and_the_others_go_on():
+    """RetNet's projections alone have more parameters than the target."""
+    mixers = ["hgrn1", "gla", "retnet"]
+    found = planned(mixers=mixers, match="params:66000")
+    assert [run.backbone.label for run in found.runs] == ["hgrn1", "gla"]
+    (told,) = map(str, found.left_out)
+    assert told.startswith("retnet on mqar is left out: retnet on mqar cannot be brought to 66,000 parameters: ")
+    varied = planned(mixers=mixers, match="params:66000", vary={"train.lr": [0.1, 0.2], "train.steps": [1, 2]})
+    assert list(map(str, varied.left_out)) == [told], "one sentence for all of a mixer's cells"
+    both = r"^gla on mqar cannot .* --match none; and retnet on mqar cannot .* --match none$"
+    with pytest.raises(ValueError, match=both):
+        planned(mixers=["gla", "retnet"], match="params:100")
+    with pytest.raises(ValueError, match=r"^unknown mixer 'gal'; did you mean gla\?"):
+        planned(match="params:gal")
+
+
+@pytest.mark.parametrize("solve", ["width", "depth"])
+def test_a_width_or_depth_too_far_from_the_target_is_no_match(solve):
+    found = planned(mixers=["attention", "hgrn2"], match="state:hgrn2", solve=solve)
+    (match,) = found.matches
+    assert match.run.backbone.label == "hgrn2" and match.mismatch == 0
+    size = {"width": 8, "depth": 1}[solve]
+    told = f"attention on mqar cannot be brought to {match.target:,} bytes of state: the nearest {solve}, {size}, "
+    assert found.left_out[0].reason.startswith(told)
+    assert found.left_out[0].reason.endswith("%, at most 20%); remedy: another target, or --match none")
+
+
+def test_a_vector_state_is_not_matched_to_a_cache():
+    """Four layers of the widest model allowed, of one number a channel, are a quarter of 1 MiB."""
+    with pytest.raises(ValueError, match=r"the nearest width, 16384, gives 262,144 \(-75%, at most 20%\)"):
+        planned(mixers=["hgrn1"], tasks=["lm"], match="state:1048576", set={"model.depth": 4, "mixer.complex": False})
+
+
+@pytest.mark.parametrize("quantity", ["params", "flops"])
+@pytest.mark.parametrize("solve", ["width", "depth"])
+def test_four_layers_of_width_128_are_fine_enough_for_every_mixer(quantity, solve):
+    found = planned(match=quantity, solve=solve, set={"backbone.dim": 128, "backbone.depth": 4})
+    assert not found.left_out and max(abs(match.mismatch) for match in found.matches) < 0.1
+
+
 def test_flops_are_those_of_the_formulas():
-    """Of a language model: its stack's, and the head's 2 T D V."""
+    """A language model has its stack's FLOPs, and the head's 2 T D V."""
     for run in planned(match="none").runs:
         model = run.task.build_model(run.backbone)
         tokens, flops = run.task.cost(model)

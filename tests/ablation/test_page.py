@@ -1,4 +1,4 @@
-"""Laws of report.html: one file, no network, valid, complete; sorted and looked at in a real browser."""
+"""Laws of report.html say: one file, no network, valid, complete; a real browser sorts it and looks at it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from mixerzoo.ablation.report import write_report
-from mixerzoo.ablation.store import Store
+from mixerzoo.ablation.reading.report import write_report
+from mixerzoo.ablation.running.store import Store
 from tests.ablation.rows import row, study, write
 
 VOID = {"meta", "line", "circle", "path", "use", "image", "rect", "br"}

@@ -1,4 +1,4 @@
-"""Laws of the figures: only what the runs support is drawn, and what is drawn is what the runs say."""
+"""Laws of the figures say: only what the runs support is drawn, and it is drawn as the runs have it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from itertools import pairwise
 
 import pytest
 
-from mixerzoo.ablation.arms import arms
-from mixerzoo.ablation.plots import draw, save
-from mixerzoo.ablation.plots.across import cliques, heat_map, rank_diagram
-from mixerzoo.ablation.plots.curves import best_of_each
-from mixerzoo.ablation.plots.style import geometric, spread, styles
-from mixerzoo.ablation.report import read_report
-from mixerzoo.ablation.store import Store
+from mixerzoo.ablation.reading.arms import arms
+from mixerzoo.ablation.reading.plots import draw, save
+from mixerzoo.ablation.reading.plots.across import cliques, heat_map, rank_diagram
+from mixerzoo.ablation.reading.plots.curves import best_of_each
+from mixerzoo.ablation.reading.plots.style import geometric, spread, styles
+from mixerzoo.ablation.reading.report import read_report
+from mixerzoo.ablation.running.store import Store
 from tests.ablation.rows import row, search, study, write
 
 

@@ -1,4 +1,4 @@
-"""Laws of the Ray engine, on a cluster of several node processes: runs are placed, retried, and followed."""
+"""Laws of the Ray engine say: runs are placed, retried and followed. The cluster has several node processes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from ray.cluster_utils import Cluster
 
-from mixerzoo.ablation.engines.ray import RayEngine
-from mixerzoo.ablation.events import Finished, Progress
-from mixerzoo.ablation.execute import Options
-from mixerzoo.ablation.store import Store
+from mixerzoo.ablation.running.engines.ray import RayEngine
+from mixerzoo.ablation.running.events import Finished, Progress
+from mixerzoo.ablation.running.execute import Options
+from mixerzoo.ablation.running.store import Store
 
 from .runs import everything_is_there_once, run
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def cluster(plugins, tmp_path, monkeypatch) -> Iterator[Cluster]:
-    """A head without room for runs, and two nodes with room for one each; what is installed here is installed there."""
+    """Starts a head without room for runs, and two nodes with room for one each, with the packages installed here."""
     root, before = str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([root, str(tmp_path / "site"), before]))
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})

@@ -1,4 +1,4 @@
-"""Laws of the report: every run is in it, the formats agree, and what was asked for and is not there is told."""
+"""Laws of the report say: every run is in it, the formats agree, and missing results are reported."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ import pytest
 from rich.console import Console
 
 from mixerzoo.ablation.formats import listed, number, size
-from mixerzoo.ablation.grid import Grid, expand
-from mixerzoo.ablation.report import print_tables, read_report, write_report
-from mixerzoo.ablation.report.latex import escape
-from mixerzoo.ablation.settings import Setting
-from mixerzoo.ablation.store import Store
+from mixerzoo.ablation.question.grid import Grid, expand
+from mixerzoo.ablation.question.plan import plan
+from mixerzoo.ablation.question.settings import Setting
+from mixerzoo.ablation.reading.report import print_tables, read_report, write_report
+from mixerzoo.ablation.reading.report.latex import escape
+from mixerzoo.ablation.running.carry_out import carry_out
+from mixerzoo.ablation.running.engines.local import LocalEngine
+from mixerzoo.ablation.running.store import Store
 from mixerzoo.tasks.train import Point
 from tests.ablation.rows import row, search, study, write
 
@@ -33,7 +36,7 @@ QUESTION = {
 
 @pytest.fixture(scope="module")
 def studied(tmp_path_factory):
-    """A report without figures, of a whole study."""
+    """Returns a report without figures, of a whole study."""
     root = write(tmp_path_factory.mktemp("runs") / "study", study(), QUESTION)
     return write_report(Store(root), plots=False)
 
@@ -156,6 +159,33 @@ def test_nothing_is_a_value_and_not_missing(tmp_path):
     asked = {"mixers": ["gla"], "tasks": ["mqar"], "seeds": [0], "vary": {"backbone.mixer.window": [None, 500, 900]}}
     (section,) = read_report(Store(write(tmp_path, rows, asked))).sections
     assert section.problems == ["mqar gla, mixer.window=900: missing (not started)"]
+
+
+def test_what_was_left_out_is_told_with_its_reason_and_is_not_missing(tmp_path):
+    """From the plan to the page: a mixer that cannot be matched, a value that is refused, and a run not yet started."""
+    grid = Grid.of(
+        mixers=["gla", "hgrn2", "retnet"],
+        tasks=[{"name": "mqar", "length": 16, "num_pairs": 2, "vocab_size": 20, "valid_sequences": 8}],
+        match="params:66000",
+        vary={"mixer.expand": [16, 128]},
+        seeds=1,
+        set={"train.steps": 1, "train.batch_size": 2},
+    )
+    planned, store = plan(grid), Store(tmp_path)
+    assert carry_out(planned, store, LocalEngine(1), lambda event: None)
+    assert not carry_out(planned, store, LocalEngine(1), lambda event: None), "nothing has changed"
+    shutil.rmtree(tmp_path / next(run.run_id for run in planned.runs if run.backbone.label == "gla"))
+    report = write_report(store, plots=False)
+    (section,) = report.sections
+    refused, unmatched, absent = section.problems
+    assert refused == "mqar hgrn2, mixer.expand=128: left out (expand must divide dim=64, got 128)"
+    assert unmatched.startswith("mqar retnet: left out (retnet on mqar cannot be brought to 66,000 parameters: ")
+    assert absent == "mqar gla: missing (not started)"
+    text = (tmp_path / "results.md").read_text()
+    assert re.search(r"\| retnet \|.* left out \|", text) and re.search(r"\| gla \|.* missing \|", text)
+    assert "<b>2</b><span>left out</span>" in (tmp_path / "report.html").read_text()
+    (tmp_path / "left_out.json").unlink()
+    assert "mqar retnet: missing (not started)" in read_report(store).sections[0].problems
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Laws of the Slurm engine: submitit's local executor, and the scripts of a cluster, carried out by a small one."""
+"""Laws of the Slurm engine are tried with submitit's local executor, and with a cluster's scripts on a small one."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from time import sleep
 import pytest
 import submitit
 
-from mixerzoo.ablation.engines import CannotStart
-from mixerzoo.ablation.engines.slurm import Resumable, SlurmEngine
-from mixerzoo.ablation.events import Finished, Progress, Started
-from mixerzoo.ablation.execute import Options
-from mixerzoo.ablation.store import Store, configuration, read_lines
+from mixerzoo.ablation.running.engines import CannotStart
+from mixerzoo.ablation.running.engines.slurm import Resumable, SlurmEngine
+from mixerzoo.ablation.running.events import Finished, Progress, Started
+from mixerzoo.ablation.running.execute import Options
+from mixerzoo.ablation.running.store import Store, configuration, read_lines
 
 from .runs import everything_is_there_once, run
 
 
 @pytest.fixture
 def everywhere(plugins, tmp_path, monkeypatch) -> None:
-    """What is installed here is installed on all nodes."""
+    """Makes the packages installed here visible on all nodes."""
     root, before = str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([root, str(tmp_path / "site"), before]))
 

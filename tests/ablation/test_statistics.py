@@ -1,4 +1,4 @@
-"""Laws of the statistics: each agrees with an independent computation, with a published table, or with brute force."""
+"""Each statistic agrees with an independent computation, with a published table, or with brute force."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from mixerzoo.ablation import statistics
-from mixerzoo.ablation.statistics import (
+from mixerzoo.ablation.reading import statistics
+from mixerzoo.ablation.reading.statistics import (
     Interval,
     compare,
     coverage_of_the_range,
@@ -36,14 +36,14 @@ def test_the_studentized_range_is_scipys(count):
 
 
 def test_nemenyis_critical_values_are_the_published_ones():
-    """Demsar, JMLR 7 (2006), table 5a, alpha = 0.05; its third decimal is off by one in two places."""
+    """They are Demsar's, JMLR 7 (2006), table 5a, alpha = 0.05; its third decimal is off by one in two places."""
     published = dict(zip(range(2, 11), (1.960, 2.343, 2.569, 2.728, 2.850, 2.949, 3.031, 3.102, 3.164), strict=True))
     found = {k: studentized_range_quantile(k) / math.sqrt(2) for k in published}
     assert {k: f"{q:.2f}" for k, q in found.items()} == {k: f"{q:.2f}" for k, q in published.items()}
 
 
 def test_the_critical_difference_is_that_of_demsars_example():
-    """Section 3.2.2 there: four classifiers on 14 data sets, CD 1.25."""
+    """The example is his section 3.2.2: four classifiers on 14 data sets, CD 1.25."""
     assert f"{critical_difference(4, 14):.2f}" == "1.25"
 
 
@@ -64,7 +64,7 @@ def test_the_interval_of_many_values_is_near_students():
 
 
 def test_the_interval_covers_as_often_as_it_says():
-    """95 % from about eight values on; fewer can't, and what their range covers is told."""
+    """It covers 95 % from about eight values on; fewer can't, and then their range's own coverage is reported."""
     rng = np.random.default_rng(1)
 
     def share(n: int) -> float:
@@ -91,7 +91,7 @@ def test_intervals_that_touch_overlap():
 
 
 def test_a_comparison_is_paired_by_seed():
-    """The seeds differ far more than the arms; only their pairs tell."""
+    """The seeds differ far more than the arms, so only pairs show the difference."""
     baseline = {0: 0.2, 1: 0.5, 2: 0.8, 3: 0.9}
     arm = {0: 0.22, 1: 0.521, 2: 0.819, 7: 0.1}
     found = compare(arm, baseline, higher_is_better=True)
@@ -103,7 +103,7 @@ def test_a_comparison_is_paired_by_seed():
 
 
 def test_what_chance_explains_is_not_told_apart():
-    """Equal arms have three differences of one sign in one case of four, which Student's interval allows for."""
+    """Equal arms have three differences of one sign in one case of four; Student's interval allows for that."""
     baseline = {0: 0.5, 1: 0.5, 2: 0.5}
     assert compare({0: 0.51, 1: 0.6, 2: 0.9}, baseline, higher_is_better=True).word == "not told apart"
     assert compare({0: 0.4, 1: 0.6, 2: 0.5}, baseline, higher_is_better=True).word == "not told apart"

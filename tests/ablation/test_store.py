@@ -1,4 +1,4 @@
-"""Laws of the store: what is whole loads, what is torn doesn't, and a run is written by one process at a time."""
+"""Laws of the store say: whole rows load, torn ones don't, and one process at a time writes a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mixerzoo.ablation.store import Row, Store
+from mixerzoo.ablation.running.store import Row, Store
 from mixerzoo.tasks import RunConfig
 from mixerzoo.tasks.train import Point
 
@@ -22,7 +22,7 @@ DONE = {
 }
 HOLD = """
 import sys, time
-from mixerzoo.ablation.store import Store
+from mixerzoo.ablation.running.store import Store
 with Store(sys.argv[1]).claim("run") as ours:
     print(ours, flush=True)
     time.sleep(60)

@@ -1,4 +1,4 @@
-"""Laws of trackers: they get a run's curve, point by point, under the run's name."""
+"""Laws of trackers say: they get a run's curve, point by point, under the run's name."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mixerzoo.ablation.execute import Options, execute
-from mixerzoo.ablation.store import Store
-from mixerzoo.ablation.trackers import check_trackers
+from mixerzoo.ablation.running.execute import Options, execute
+from mixerzoo.ablation.running.store import Store
+from mixerzoo.ablation.running.trackers import check_trackers
 
 from .runs import run
 
@@ -36,7 +36,7 @@ def test_a_tracker_that_is_unknown_is_an_error(names, message):
 
 
 def test_a_tracker_that_is_not_installed_is_an_error_with_its_remedy(monkeypatch):
-    monkeypatch.setattr("mixerzoo.ablation.trackers.find_spec", lambda name: None)
+    monkeypatch.setattr("mixerzoo.ablation.running.trackers.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="the tracker mlflow isn't installed; remedy: pip install mlflow"):
         check_trackers(["mlflow"])
     check_trackers([])

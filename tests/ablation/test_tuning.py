@@ -1,12 +1,13 @@
-"""Laws of a search: equal for every arm, chosen on validation, reported on the test, gone on with after a kill."""
+"""Laws of a search say: equal for every arm, chosen on validation, reported on the test, resumed after a kill."""
 
 from __future__ import annotations
 
-from mixerzoo.ablation.choice import choose
-from mixerzoo.ablation.events import Finished, Progress
-from mixerzoo.ablation.grid import Grid, expand
-from mixerzoo.ablation.store import Row, Store
-from mixerzoo.ablation.tuning import HalvingSearch, chosen_runs, trial_runs
+from mixerzoo.ablation.question.grid import Grid, expand
+from mixerzoo.ablation.question.search import trial_runs
+from mixerzoo.ablation.running.choice import choose
+from mixerzoo.ablation.running.events import Finished, Progress
+from mixerzoo.ablation.running.store import Row, Store
+from mixerzoo.ablation.running.trials import HalvingSearch, chosen_runs
 
 TINY = {"name": "mqar", "length": 16, "num_pairs": 2, "vocab_size": 20, "valid_sequences": 8}
 METRIC = {"name": "accuracy", "unit": "", "higher_is_better": True}
@@ -17,7 +18,7 @@ def grid(**question):
 
 
 def row(run, valid: float | None, status: str = "done") -> Row:
-    """An invented result, whose test value contradicts its validation value."""
+    """Invents a result with a test value that contradicts its validation value."""
     result = {"status": status, "metric": METRIC, "valid": valid, "value": None if valid is None else 1 - valid}
     return Row(run.run_id, {**run.to_dict(), "data": run.task.fingerprint}, (), result)
 

@@ -1,4 +1,4 @@
-"""The laws of stacks: any pattern of mixers behaves as one mixer does, and what depth shares reaches every layer."""
+"""Laws of stacks say: any pattern of mixers behaves as one mixer does, and shared values reach every layer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from mixerzoo.blocks.channel_mixers import GLU
 from mixerzoo.blocks.stack import Stack
 from mixerzoo.kernels.pointwise import bounded_gate
-from mixerzoo.mixers.lower_bound import LowerBounds
+from mixerzoo.mixers.parts.lower_bounds import LowerBounds
 
 from ..tolerances import assert_close, assert_identical
 from .zoo import CONFIGURATIONS, DIM, LENGTH, tokens
@@ -114,7 +114,9 @@ def test_state_size_and_flops_are_sums_over_layers(pattern: list) -> None:
 def bounds_seen(layers: Stack) -> list[Tensor | None]:
     seen: list[Tensor | None] = []
     for block in layers.blocks:
-        block.mixer.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs["shared"]), with_kwargs=True)
+        block.mixer.register_forward_pre_hook(
+            lambda _, args, kwargs: seen.append(kwargs["shared"].get("lower_bound")), with_kwargs=True
+        )
     layers(tokens(1, 3))
     return seen
 
@@ -160,7 +162,7 @@ def test_random_lower_bounds_start_anywhere() -> None:
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 0.99])
 def test_a_saturated_gate_keeps_its_digits(gamma: float) -> None:
-    """For an open gate `1 - f` as a difference keeps no digit, and for a closed one `log(f)` of a rounded sum."""
+    """For an open gate, `1 - f` as a difference loses all digits; for a closed one, `log(f)` of a rounded sum does."""
     x = torch.linspace(-80, 80, 101, requires_grad=True)
     exact = bounded_gate(x.detach().double(), gamma)
     ratios = tuple(value.double() / expected for value, expected in zip(bounded_gate(x, gamma), exact, strict=True))

@@ -7,14 +7,14 @@ import re
 import pytest
 import torch
 
-from mixerzoo import build_mixer, mixer_info, use_backend
+from mixerzoo import build_mixer, list_mixers, mixer_info, use_backend
 from mixerzoo.blocks.channel_mixers import GLU
 from mixerzoo.blocks.stack import Stack
 from mixerzoo.kernels.gated_linear_attention import gated_linear_attention
 from mixerzoo.kernels.gated_scan import gated_scan
 from mixerzoo.kernels.hgrn2 import hgrn2
 from mixerzoo.kernels.softmax_attention import softmax_attention
-from mixerzoo.mixers.lower_bound import LowerBounds
+from mixerzoo.mixers.parts.lower_bounds import LowerBounds
 
 from .zoo import DIM, build, each_mixer, tokens
 
@@ -23,7 +23,7 @@ Q = torch.zeros(2, 5, 1, 4)
 
 CONFIGURATION_ERRORS = [
     (lambda: build_mixer("hgrn3"), "unknown mixer 'hgrn3'; did you mean hgrn"),
-    (lambda: build_mixer("hgrn3"), "known: attention, gla, hgrn1, hgrn2, retnet"),
+    (lambda: build_mixer("hgrn3"), f"known: {', '.join(list_mixers())}"),
     (lambda: mixer_info("retnt"), "unknown mixer 'retnt'; did you mean retnet"),
     (lambda: build_mixer({"dim": 8}), "a mixer configuration needs a 'name', got ['dim']"),
     (lambda: build_mixer("hgrn2", expnd=8), "unknown keyword of mixer 'hgrn2': 'expnd'; did you mean expand?"),
@@ -41,7 +41,8 @@ CONFIGURATION_ERRORS = [
     (lambda: build_mixer("hgrn1", lower_bound=-0.1), "lower_bound must lie in [0, 1), got -0.1"),
     (lambda: build_mixer("hgrn1", norm_order="before"), "unknown norm_order 'before'; known: 'norm_gate', 'gate_norm'"),
     (lambda: build_mixer("hgrn1", norm="batch"), "unknown norm 'batch'; known: 'layer', 'rms', 'srms', 'group'"),
-    (lambda: build_mixer("gla", short_conv=3), "unknown short_conv 3; known: 0, 4"),
+    (lambda: build_mixer("gla", short_conv=-1), "short_conv must be a width of at least 1, or 0 for none, got -1"),
+    (lambda: build_mixer("gla", short_conv=2.5), "short_conv must be a width of at least 1, or 0 for none, got 2.5"),
     (lambda: build_mixer("gla", dim=16, num_heads=3), "expand_k * dim must be a positive multiple of num_heads=3"),
     (lambda: build_mixer("gla", dim=16, num_kv_heads=3), "num_kv_heads must divide num_heads=4, got 3"),
     (lambda: build_mixer("retnet", dim=16, num_heads=16), "rotary='xpos' needs an even key width per head, got 1"),
@@ -89,12 +90,25 @@ OP_ERRORS = [
     ),
     (lambda: gated_scan(X[:1], X[:1], cu_seqlens=torch.tensor([0, 4, 3, 5])), "cu_seqlens must rise from 0 to T=5"),
     (lambda: gated_scan(X[:1], X[:1], cu_seqlens=torch.tensor([0.0, 5.0])), "cu_seqlens must be integers [N+1]"),
-    (lambda: gated_linear_attention(X, X, X, X), "q and v must be [B,T,H,K] and [B,T,H,V]"),
+    (lambda: gated_linear_attention(X, X, X, X), "q, k and v must be [B,T,H,K], [B,T,H,K] and [B,T,H,V]"),
+    (
+        lambda: gated_linear_attention(*(Q.expand(2, 5, h, 4) for h in (1, 2, 3, 3))),
+        "the 2 heads of k must divide the 3 heads that share them",
+    ),
+    (
+        lambda: gated_linear_attention(*(Q.expand(2, 5, h, 4) for h in (3, 2, 2, 2))),
+        "the 2 heads of the state must divide the 3 heads of q",
+    ),
+    (lambda: gated_scan(X, X, valid=X[..., 0]), "valid must be bool [B,T]=(2, 5), got torch.float32 (2, 5)"),
+    (
+        lambda: gated_scan(X[:1], X[:1], valid=X[:1, :, 0] > 0, cu_seqlens=torch.tensor([0, 5])),
+        "valid and cu_seqlens exclude each other; remedy: leave padding out of the packed row",
+    ),
     (lambda: gated_linear_attention(Q, Q[..., :3], Q, Q), "k must be [B,T,H,K]=(2, 5, 1, 4), got (2, 5, 1, 3)"),
     (lambda: gated_linear_attention(Q, Q, Q[:1], Q), "v must be [B,T,H,V]=(2, 5, 1, 4), got (1, 5, 1, 4)"),
     (lambda: gated_linear_attention(Q, Q, Q, Q[..., :2]), "log_f must be [B,T,H,K]=(2, 5, 1, 4) or [B,T,H,1]"),
     (lambda: gated_linear_attention(Q, Q, Q, Q, initial_state=Q), "initial_state must be [B,H,K,V]=(2, 1, 4, 4)"),
-    (lambda: hgrn2(Q, Q[:, :4], Q), "x must be [B,T,H,K]=(2, 5, 1, 4), got (2, 4, 1, 4)"),
+    (lambda: hgrn2(Q, Q[:, :4], Q), "logits must be [B,T,H,K]=(2, 5, 1, 4), got (2, 4, 1, 4)"),
     (lambda: hgrn2(Q, Q, Q, 1.0), "lower_bound must lie in [0, 1), got 1.0"),
     (lambda: hgrn2(Q, Q, Q, torch.zeros(3)), "lower_bound must broadcast to [H,K]=(1, 4), got (3,)"),
     (lambda: softmax_attention(X, X, X), "q, k, v must be [B,T,H,K], [B,S,G,K], [B,S,G,V]"),
@@ -124,7 +138,7 @@ def test_mistakes_are_named(call, text: str) -> None:
         call()
 
 
-@each_mixer("causal", only="plain")
+@each_mixer("causal", needs=("padding", "packing"), only="plain")
 def test_wrong_inputs_are_named(config: dict) -> None:
     mixer, x = build(config), tokens(2, 5)
     mask = torch.ones(2, 5, dtype=torch.bool)
@@ -158,7 +172,8 @@ def test_a_bidirectional_mixer_has_no_state(config: dict) -> None:
         ("prefill", lambda: mixer.prefill(x)),
         ("prefill", lambda: mixer.step(x[:, 0], None)),
     ):
-        with raises(f"{method} needs a causal mixer, this one has bidirectional=True; remedy: bidirectional=False"):
+        remedy = "bidirectional=False" if "causal" in mixer.spec.capabilities else "a causal mixer"
+        with raises(f"{method} needs a causal mixer, this one has bidirectional=True; remedy: {remedy}"):
             call()
 
 
@@ -169,13 +184,13 @@ def test_a_full_cache_is_named() -> None:
         mixer.step(x[:, 0], state)
 
 
-@each_mixer(only="plain")
+@each_mixer(needs=("backends", "length"), only="plain")
 def test_an_unknown_backend_is_named(config: dict) -> None:
     with raises("unknown backend 'cuda'; known: reference, torch, triton, fla, auto"), use_backend("cuda"):
         build(config)(tokens(2, 5))
 
 
-@each_mixer(only="plain")
+@each_mixer(needs=("backends", "length"), only="plain")
 def test_a_backend_that_cannot_run_is_never_replaced(config: dict) -> None:
     mixer, x = build(config), tokens(2, 5)
     reasons = "backend 'fla' can't run .* here. reference: can run; torch: can run; triton: .+; fla: (?!can run)"

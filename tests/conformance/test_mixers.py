@@ -1,4 +1,4 @@
-"""The laws of the contract in mixers/base.py, for every mixer in the registry."""
+"""The contract in mixers/parts/contract.py has laws; every mixer in the registry obeys them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from itertools import pairwise
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from mixerzoo import build_mixer, list_mixers, mixer_info, use_backend
-from mixerzoo.mixers.base import Mixer
+from mixerzoo.blocks.scan_order import scan_passes
+from mixerzoo.mixers.parts import Mixer, ShortConv
+from mixerzoo.mixers.parts.lower_bounds import LowerBounds
+from mixerzoo.registry.catalog import MIXERS
 
 from ..tolerances import assert_close, assert_finite, assert_identical, assert_within_budget
-from .zoo import DIM, LENGTH, build, each_mixer, tokens
+from .zoo import CONFIGURATIONS, DIM, LENGTH, build, each_mixer, length_for, tokens
 
 pytestmark = pytest.mark.usefixtures("poisoned_empty")
 
@@ -45,7 +48,7 @@ def by_steps(mixer: Mixer, x: Tensor, state):
 
 
 def gradients(y: Tensor, x: Tensor, mixer: Mixer) -> tuple[Tensor, ...]:
-    """Of a fixed random weighting of y, with respect to x and every parameter."""
+    """Returns gradients of a fixed random weighting of y, with respect to x and every parameter."""
     weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(y.dtype)
     return torch.autograd.grad((y * weights).sum(), [x, *mixer.parameters()])
 
@@ -78,7 +81,7 @@ def test_splitting_a_sequence_keeps_the_gradient(config: dict) -> None:
     assert_close(gradients(in_pieces(mixer, x, [3, 65])[0], x, mixer), gradients(mixer(x), x, mixer))
 
 
-@each_mixer("causal")
+@each_mixer("causal", needs=("padding",))
 @pytest.mark.parametrize("cuts", CUTS, ids=str)
 def test_splitting_a_padded_sequence_changes_nothing(config: dict, cuts: list[int]) -> None:
     mixer, x, following = build(config), tokens(5, LENGTH), tokens(5, 3)
@@ -109,7 +112,7 @@ def test_no_token_sees_the_future(config: dict, time: int) -> None:
 
 @each_mixer("bidirectional")
 def test_bidirectional_sees_the_future(config: dict) -> None:
-    mixer, x = build(config), tokens(2, 4)
+    mixer, x = build(config), tokens(2, length_for(config, 4))
     changed = x.clone()
     changed[:, -1] = tokens(2, 1)[:, 0]
     assert ((mixer(changed) - mixer(x))[:, 0].abs().amax(-1) > 1e-6).all()
@@ -121,7 +124,7 @@ def test_reversing_the_input_reverses_the_output(config: dict) -> None:
     assert_close(mixer(x.flip(1)), mixer(x).flip(1))
 
 
-@each_mixer()
+@each_mixer(needs=("padding", "length"))
 def test_padding_is_inert(config: dict) -> None:
     mixer, x = build(config), tokens(5, LENGTH)
     x = x.masked_fill(~MASK[..., None], float("nan")).requires_grad_()
@@ -138,7 +141,7 @@ def test_padding_is_inert(config: dict) -> None:
     assert_close(actual, gradients(alone, x, mixer))
 
 
-@each_mixer()
+@each_mixer(needs=("padding", "length"))
 def test_rows_of_padding_alone_are_harmless(config: dict) -> None:
     mixer, x = build(config), tokens(2, 5).requires_grad_()
     y = mixer(x, mask=torch.zeros(2, 5, dtype=torch.bool))
@@ -146,7 +149,7 @@ def test_rows_of_padding_alone_are_harmless(config: dict) -> None:
     assert_finite(gradients(y, x, mixer))
 
 
-@each_mixer("causal")
+@each_mixer("causal", needs=("padding",))
 def test_padding_alone_leaves_the_state(config: dict) -> None:
     mixer = build(config)
     _, state = mixer.prefill(tokens(2, 7))
@@ -156,7 +159,7 @@ def test_padding_alone_leaves_the_state(config: dict) -> None:
     assert_identical(after.position, state.position)
 
 
-@each_mixer()
+@each_mixer(needs=("packing", "length"))
 def test_packed_documents_are_separate_sequences(config: dict) -> None:
     mixer, x = build(config), tokens(1, LENGTH).requires_grad_()
     separate = torch.cat([mixer(x[:, start:end]) for start, end in pairwise(DOCUMENTS) if start < end], 1)
@@ -214,6 +217,7 @@ def test_a_constant_state_does_not_grow(config: dict) -> None:
     mixer = build(config)
     assert mixer.state_size(1) == mixer.state_size(100_000)
     assert mixer.flops(200) == 2 * mixer.flops(100)
+    assert mixer.mixing_flops(200) == 2 * mixer.mixing_flops(100)
     shapes = [[leaf.shape for leaf in tree_leaves(mixer.prefill(tokens(1, length)).state)] for length in (1, LENGTH)]
     assert shapes[0] == shapes[1]
 
@@ -229,7 +233,7 @@ def test_every_parameter_gets_a_gradient(config: dict) -> None:
 
 @each_mixer()
 def test_gradients_are_derivatives(config: dict) -> None:
-    mixer, x = build(config), tokens(1, 4).requires_grad_()
+    mixer, x = build(config), tokens(1, length_for(config, 4)).requires_grad_()
     names = list(dict(mixer.named_parameters()))
 
     def run(x: Tensor, *parameters: Tensor) -> Tensor:
@@ -241,14 +245,17 @@ def test_gradients_are_derivatives(config: dict) -> None:
 @each_mixer("causal")
 def test_gradients_through_the_state_are_derivatives(config: dict) -> None:
     mixer, x = build(config), tokens(1, 4)
-    start = mixer.prefill(tokens(1, 3)).state
-    memory = tuple(leaf.requires_grad_() for leaf in start if leaf.is_floating_point() and leaf.numel())
-    names = [name for name, leaf in zip(start._fields, start, strict=True) if leaf.is_floating_point() and leaf.numel()]
+    leaves, structure = tree_flatten(mixer.prefill(tokens(1, 3)).state)
+    places = [place for place, leaf in enumerate(leaves) if leaf.is_floating_point() and leaf.numel()]
 
     def run(*memory: Tensor) -> tuple[Tensor, ...]:
-        y, state = mixer.prefill(x, start._replace(**dict(zip(names, memory, strict=True))))
-        return y, *(leaf for leaf in state if leaf.is_floating_point() and leaf.requires_grad)
+        given = [*leaves]
+        for place, leaf in zip(places, memory, strict=True):
+            given[place] = leaf
+        y, state = mixer.prefill(x, tree_unflatten(given, structure))
+        return y, *(leaf for leaf in tree_leaves(state) if leaf.is_floating_point() and leaf.requires_grad)
 
+    memory = tuple(leaves[place].detach().requires_grad_() for place in places)
     assert torch.autograd.gradcheck(run, memory, fast_mode=True)
 
 
@@ -259,7 +266,7 @@ def test_saturated_gates_stay_finite(config: dict) -> None:
     assert_finite((y, gradients(y, x, mixer)))
 
 
-@each_mixer()
+@each_mixer(needs=("backends",))
 def test_every_backend_computes_the_same(config: dict) -> None:
     mixer, x = build(config), tokens(2, LENGTH).requires_grad_()
     y = mixer(x)
@@ -270,7 +277,7 @@ def test_every_backend_computes_the_same(config: dict) -> None:
 
 @each_mixer()
 def test_state_dict_round_trip(config: dict) -> None:
-    mixer, other, x = build(config), build(config), tokens(2, 9)
+    mixer, other, x = build(config), build(config), tokens(2, length_for(config, 9))
     assert not torch.equal(other(x), mixer(x))
     other.load_state_dict(mixer.state_dict())
     assert_identical(other(x), mixer(x))
@@ -278,7 +285,7 @@ def test_state_dict_round_trip(config: dict) -> None:
 
 @each_mixer()
 def test_copies_are_the_same_mixer(config: dict) -> None:
-    mixer, x = build(config), tokens(2, 9)
+    mixer, x = build(config), tokens(2, length_for(config, 9))
     for twin in (copy.deepcopy(mixer), pickle.loads(pickle.dumps(mixer))):
         assert_identical(twin(x), mixer(x))
         assert twin.config == mixer.config
@@ -301,9 +308,12 @@ def test_meta_device_builds_and_runs(config: dict) -> None:
         mixer = build_mixer(config)
         x, mask = torch.empty(2, LENGTH, DIM), torch.ones(2, LENGTH, dtype=torch.bool)
     assert all(tensor.is_meta for tensor in mixer.state_dict().values())
-    assert mixer(x).shape == mixer(x, mask=mask).shape == x.shape
-    packed = mixer(x[:1], cu_seqlens=DOCUMENTS.to("meta"))
-    assert packed.is_meta and packed.shape == x[:1].shape
+    assert mixer(x).shape == x.shape
+    if "padding" not in mixer.spec.cannot:
+        assert mixer(x, mask=mask).shape == x.shape
+    if "packing" not in mixer.spec.cannot:
+        packed = mixer(x[:1], cu_seqlens=DOCUMENTS.to("meta"))
+        assert packed.is_meta and packed.shape == x[:1].shape
 
 
 @each_mixer("causal")
@@ -313,12 +323,13 @@ def test_meta_device_prefills_and_steps(config: dict) -> None:
     y, state = mixer.prefill(x)
     y_t, state = mixer.step(x[:, 0], state)
     assert (y.shape, y_t.shape) == (x.shape, x[:, 0].shape)
-    assert all(leaf.is_meta for leaf in (y, y_t, *state))
+    assert all(leaf.is_meta for leaf in (y, y_t, *tree_leaves(state)))
 
 
 @each_mixer()
 def test_autocast_errs_no_more_than_twice_the_reference(config: dict) -> None:
-    mixer, x = build(config, torch.float32), tokens(2, SHORT, torch.float32).requires_grad_()
+    mixer = build(config, torch.float32)
+    x = tokens(2, length_for(config, SHORT), torch.float32).requires_grad_()
     oracle = copy.deepcopy(mixer).double()(x.double())
     with torch.autocast("cpu", torch.bfloat16):
         y = mixer(x)
@@ -341,7 +352,7 @@ def test_autocast_leaves_the_state_exact(config: dict) -> None:
 @each_mixer()
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_model_errs_no_more_than_twice_the_reference(config: dict, dtype: torch.dtype) -> None:
-    mixer, x = build(config, dtype), tokens(2, SHORT, dtype)
+    mixer, x = build(config, dtype), tokens(2, length_for(config, SHORT), dtype)
     oracle = copy.deepcopy(mixer).double()(x.double())
     y = mixer(x)
     assert y.dtype == dtype
@@ -349,22 +360,31 @@ def test_half_precision_model_errs_no_more_than_twice_the_reference(config: dict
         assert_within_budget(y, mixer(x), oracle)
 
 
-@each_mixer("depth_shared")
+def each_with_lower_bounds() -> pytest.MarkDecorator:
+    takes = [
+        pytest.param(config, id=label)
+        for label, config in CONFIGURATIONS.items()
+        if LowerBounds in MIXERS.get(config["name"]).depth_shared
+    ]
+    return pytest.mark.parametrize("config", takes)
+
+
+@each_with_lower_bounds()
 def test_a_shared_lower_bound_is_a_constant_one(config: dict) -> None:
-    """A bound from the stack acts as `lower_bound=` does, and gets a gradient; a constant one wins over it."""
+    """A bound from the stack acts as `lower_bound=` does, and gets a gradient."""
     config = config | {"lower_bound": None}
     mixer, x = build(config), tokens(2, LENGTH)
     constant = build(config | {"lower_bound": 0.25})
     constant.load_state_dict(mixer.state_dict())
-    shared = torch.full((DIM,), 0.25, dtype=torch.float64, requires_grad=True)
-    y = mixer(x, shared=shared)
+    bound = torch.full((DIM,), 0.25, dtype=torch.float64, requires_grad=True)
+    y = mixer(x, shared={"lower_bound": bound})
     assert_close(y, constant(x))
-    assert torch.autograd.grad(y.square().sum(), shared)[0].all()
+    assert torch.autograd.grad(y.square().sum(), bound)[0].all()
     if not config.get("bidirectional"):
-        assert_close(by_steps_with(mixer, x, shared), y)
+        assert_close(by_steps_with(mixer, x, {"lower_bound": bound}), y)
 
 
-def by_steps_with(mixer: Mixer, x: Tensor, shared: Tensor) -> Tensor:
+def by_steps_with(mixer: Mixer, x: Tensor, shared: dict[str, Tensor]) -> Tensor:
     state, outputs = mixer.init_state(x.shape[0]), []
     for x_t in x.unbind(1):
         y, state = mixer.step(x_t, state, shared=shared)
@@ -376,4 +396,75 @@ def by_steps_with(mixer: Mixer, x: Tensor, shared: Tensor) -> Tensor:
 def test_spec_tells_what_a_mixer_is(name: str) -> None:
     spec = mixer_info(name)
     assert spec.paper and spec.equation and spec.state and spec.flops
-    assert {"causal", "bidirectional"} & spec.capabilities
+
+
+@each_mixer()
+def test_linear_maps_and_windows_are_counted(config: dict) -> None:
+    """Every weight that a call multiplies with once a token is two FLOPs a token in the spec's formula."""
+    mixer, length = build(config), length_for(config, 9)
+    seen: list[int] = []
+    for module in mixer.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(lambda module, args, y: seen.append(module.weight.numel() * y[..., 0].numel()))
+        if isinstance(module, ShortConv):
+            seen.append(module.weight.numel() * length)
+    mixer(tokens(1, length))
+    assert mixer.flops(length) - mixer.mixing_flops(length) == 2 * sum(seen)
+
+
+@each_mixer()
+def test_every_parameter_starts_again(config: dict) -> None:
+    """After `to_empty`, which leaves anything at all in memory; buffers too."""
+    mixer = build_mixer(config)
+    with torch.no_grad():
+        for tensor in (*mixer.parameters(), *mixer.buffers()):
+            if tensor.is_floating_point():
+                tensor.fill_(float("nan"))
+    mixer.reset_parameters()
+    assert_finite(tuple(tensor for tensor in mixer.state_dict().values()))
+
+
+@each_mixer()
+def test_a_start_is_the_constructors(config: dict) -> None:
+    """One seed, one start, whether a mixer is built or reset; a model's choice of spread moves plain maps alone."""
+    torch.manual_seed(3)
+    built = build_mixer(config).state_dict()
+    mixer = build(config, torch.float32)
+    torch.manual_seed(3)
+    mixer.reset_parameters()
+    assert_identical(mixer.state_dict(), built)
+    torch.manual_seed(3)
+    mixer.reset_parameters(std=0.001)
+    maps = {f"{name}.weight" for name, module in mixer.named_modules() if isinstance(module, torch.nn.Linear)}
+    for name, tensor in mixer.state_dict().items():
+        size, before = (float(x.float().square().mean().sqrt()) for x in (tensor, built[name]))
+        own = before / 2 <= size <= 2 * before  # drawn anew, or not drawn at all
+        plain = name in maps and size < 0.0015
+        assert own or plain or tensor.numel() < 8, f"{name} starts {size:.3g} wide, built {before:.3g}"
+
+
+@pytest.mark.parametrize("name", list_mixers())
+@pytest.mark.parametrize("dim, head", [(16, 8), (64, 16), (192, 64), (320, 64), (512, 64), (768, 64)])
+def test_a_mixer_fits_itself_to_a_width(name: str, dim: int, head: int) -> None:
+    with torch.device("meta"):
+        mixer = build_mixer({"name": name, "dim": dim, **MIXERS.get(name).fitted(dim, head)})
+    assert mixer.config["dim"] == dim
+
+
+@each_mixer()
+def test_what_a_mixer_cannot_is_refused(config: dict) -> None:
+    """With an error that says so: a limit that nothing enforces would be a silent one."""
+    mixer = build(config)
+    x = tokens(1, length_for(config, 6))
+    calls = {
+        "padding": lambda: mixer(x, mask=torch.ones(x.shape[:2], dtype=torch.bool)),
+        "packing": lambda: mixer(x, cu_seqlens=torch.tensor([0, x.shape[1]])),
+        "orders": lambda: mixer(x, orders=scan_passes("column", 1, x.shape[1])[0]),
+        "length": lambda: mixer(x[:, 1:]),
+    }
+    for limit, call in calls.items():
+        if limit in mixer.spec.cannot:
+            with pytest.raises(ValueError):
+                call()
+        else:
+            call()

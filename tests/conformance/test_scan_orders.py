@@ -1,4 +1,4 @@
-"""Scan orders: an image walked through in any way is what a loop over its lines makes of it."""
+"""A scan order walks through an image in the same way as a loop over its lines."""
 
 from __future__ import annotations
 
@@ -8,20 +8,31 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mixerzoo.blocks.scan_order import BY_LINES, SCAN_ORDERS, scan_passes
-from mixerzoo.mixers.base import Mixer
-from mixerzoo.mixers.linear import LinearMixer
+from mixerzoo.blocks.scan_order import BY_LINES, SCAN_ORDERS, WHOLE_IMAGE, scan_passes
+from mixerzoo.mixers.parts import LinearMixer, Mixer
 
 from ..tolerances import assert_close, assert_identical
-from .zoo import build, each_mixer, tokens
+from .zoo import CONFIGURATIONS, build, each_mixer, tokens
 
 HEIGHT, WIDTH = 3, 5
 each_order = pytest.mark.parametrize("order", SCAN_ORDERS)
-WHOLE_IMAGE = [order for order in SCAN_ORDERS if order not in BY_LINES]
+each_way = pytest.mark.parametrize("order", [order for order in SCAN_ORDERS if order != "plane"])
+OF_ANY_TOKENS = [order for order in SCAN_ORDERS if order not in WHOLE_IMAGE]
+
+
+def in_the_frame(config: dict) -> bool:
+    """Maps stand in `project` alone, and no window before them sees another neighbour in every order."""
+    mixer = build(config)
+    return isinstance(mixer, LinearMixer) and mixer.before is None and mixer.bidirectional
+
+
+each_frame = pytest.mark.parametrize(
+    "config", [pytest.param(c, id=label) for label, c in CONFIGURATIONS.items() if in_the_frame(c)]
+)
 
 
 def sequences(order: str) -> list[list[list[int]]]:
-    """For every pass, the sequences of tokens that are scanned, written down from the names' meaning."""
+    """Returns every pass's scanned sequences of tokens, written down from the names' meaning."""
     rows = [[i * WIDTH + j for j in range(WIDTH)] for i in range(HEIGHT)]
     columns = [[i * WIDTH + j for i in range(HEIGHT)] for j in range(WIDTH)]
     return {
@@ -42,7 +53,7 @@ def scanned(mixer: Mixer, x: Tensor, order: str, height: int = HEIGHT, width: in
 
 
 def by_hand(mixer: Mixer, x: Tensor, lines: list[list[int]]) -> Tensor:
-    """One pass, a sequence at a time; a linear mixer's sequences are summed before its readout."""
+    """Runs one pass, a sequence at a time; a linear mixer's sequences are summed before its readout."""
     if not isinstance(mixer, LinearMixer):
         y = torch.zeros_like(x)
         for line in lines:
@@ -62,8 +73,8 @@ def by_hand(mixer: Mixer, x: Tensor, lines: list[list[int]]) -> Tensor:
     return readout(total, x)
 
 
-@each_mixer()
-@each_order
+@each_mixer(needs=("orders", "length"))
+@each_way
 def test_an_order_is_a_loop_over_its_sequences(config: dict, order: str) -> None:
     mixer, x = build(config), tokens(2, HEIGHT * WIDTH)
     expected = x
@@ -72,7 +83,7 @@ def test_an_order_is_a_loop_over_its_sequences(config: dict, order: str) -> None
     assert_close(scanned(mixer, x, order), expected)
 
 
-@each_mixer()
+@each_mixer(needs=("orders", "length"))
 @pytest.mark.parametrize("order, other", [("row", "column"), ("cross", "cross"), ("both", "both")])
 def test_transposing_the_image_swaps_rows_and_columns(config: dict, order: str, other: str) -> None:
     mixer, x = build(config), tokens(2, HEIGHT * WIDTH)
@@ -81,8 +92,8 @@ def test_transposing_the_image_swaps_rows_and_columns(config: dict, order: str, 
     assert_close(y.unflatten(1, (WIDTH, HEIGHT)).transpose(1, 2).flatten(1, 2), scanned(mixer, x, order))
 
 
-@each_mixer(only="plain")
-@each_order
+@each_mixer(needs=("orders", "length"), only="plain")
+@each_way
 def test_gradients_flow_through_an_order(config: dict, order: str) -> None:
     mixer, x = build(config), tokens(1, HEIGHT * WIDTH).requires_grad_()
     weights = torch.randn_like(x)
@@ -90,7 +101,7 @@ def test_gradients_flow_through_an_order(config: dict, order: str) -> None:
         assert gradient.any()
 
 
-@each_mixer("bidirectional", only="plain")
+@each_mixer("bidirectional", needs=("orders", "length", "compile"), only="plain")
 @pytest.mark.parametrize("order", ["both", pytest.param("hilbert", marks=pytest.mark.slow)])
 @torch.no_grad()
 def test_an_order_compiles_without_a_graph_break(config: dict, order: str) -> None:
@@ -100,17 +111,27 @@ def test_an_order_compiles_without_a_graph_break(config: dict, order: str) -> No
     assert_close(compiled(x), scanned(mixer, x, order, 2, 3))
 
 
-@each_mixer("bidirectional", "constant_state")
+@each_frame
 @pytest.mark.parametrize("order", ["cross", "both"])
 def test_a_further_order_costs_no_linear_map(config: dict, order: str) -> None:
+    """But those of what was convolved, which differs by order: they stand in `mix`."""
     mixer, x = build(config), tokens(2, HEIGHT * WIDTH)
     calls: list[nn.Module] = []
-    for module in mixer.modules():
-        if isinstance(module, nn.Linear):
-            module.register_forward_hook(lambda module, *_: calls.append(module))
-    scanned(mixer, x, order)
     linear_maps = [module for module in mixer.modules() if isinstance(module, nn.Linear)]
-    assert sorted(map(id, calls)) == sorted(map(id, linear_maps))
+    for module in linear_maps:
+        module.register_forward_hook(lambda module, *_: calls.append(module))
+    mix, of_convolved = mixer.mix, set[int]()
+
+    def watched(*arguments):
+        before = len(calls)
+        result = mix(*arguments)
+        of_convolved.update(map(id, calls[before:]))
+        del calls[before:]
+        return result
+
+    mixer.mix = watched  # type: ignore[method-assign]
+    scanned(mixer, x, order)
+    assert sorted(map(id, calls)) == sorted({id(module) for module in linear_maps} - of_convolved)
 
 
 @each_order
@@ -131,7 +152,7 @@ def test_hilberts_curve_goes_from_neighbour_to_neighbour(side: int) -> None:
     assert step.eq(1).all()
 
 
-@pytest.mark.parametrize("order", WHOLE_IMAGE)
+@pytest.mark.parametrize("order", OF_ANY_TOKENS)
 def test_tokens_left_out_leave_the_others_in_order(order: str) -> None:
     (whole,) = sequences(order)
     kept = torch.tensor([[0, 3, 4, 7, 11, 14], [1, 2, 5, 8, 9, 13]])
@@ -142,7 +163,7 @@ def test_tokens_left_out_leave_the_others_in_order(order: str) -> None:
             assert row == [token for token in line if token in present]
 
 
-@pytest.mark.parametrize("order", WHOLE_IMAGE)
+@pytest.mark.parametrize("order", OF_ANY_TOKENS)
 def test_the_class_token_stands_in_the_middle_of_every_order(order: str) -> None:
     (whole,) = sequences(order)
     count = HEIGHT * WIDTH
@@ -161,14 +182,15 @@ def test_unknown_orders_and_impossible_sizes_are_named() -> None:
         scan_passes("rows", 2, 2)
     with pytest.raises(ValueError, match="height and width must be at least 1, got 0 x 3"):
         scan_passes("row", 0, 3)
-    for order in BY_LINES:
-        with pytest.raises(ValueError, match=f"'{order}' cuts the image into lines.*remedy: one of row"):
+    for order in WHOLE_IMAGE:
+        reason = "cuts the image into lines" if order in BY_LINES else "needs the image's two axes"
+        with pytest.raises(ValueError, match=f"'{order}' {reason}.*remedy: one of row"):
             scan_passes(order, 2, 2, class_token=True)
-        with pytest.raises(ValueError, match="cuts the image into lines"):
+        with pytest.raises(ValueError, match=reason):
             scan_passes(order, 2, 2, kept=torch.tensor([[0, 1]]))
 
 
-@each_mixer(only="plain")
+@each_mixer(needs=("orders", "length"), only="plain")
 def test_orders_exclude_padding_and_packing(config: dict) -> None:
     mixer, x = build(config), tokens(1, 6)
     ((column,),) = scan_passes("column", 2, 3)
@@ -178,3 +200,21 @@ def test_orders_exclude_padding_and_packing(config: dict) -> None:
         mixer(x, orders=(column,), cu_seqlens=torch.tensor([0, 6]))
     with pytest.raises((ValueError, RuntimeError)):
         mixer(x[:, :5], orders=(column,))
+
+
+@each_mixer(needs=("length",), only="plain")
+def test_a_plane_is_for_mixers_with_two_axes(config: dict) -> None:
+    mixer, x = build(config), tokens(2, HEIGHT * WIDTH)
+    ((plane,),) = scan_passes("plane", HEIGHT, WIDTH)
+    if "plane" not in mixer.spec.capabilities:
+        with pytest.raises(ValueError, match="has no form on two axes; remedy: another scan order"):
+            mixer(x, orders=(plane,))
+        return
+    y = mixer(x, orders=(plane,))
+    assert_close(mixer(x[1:], orders=(plane,)), y[1:])
+    changed = x.clone()
+    changed[:, 0] = tokens(2, 1)[:, 0]
+    below = (mixer(changed, orders=(plane,)) - y).view(2, HEIGHT, WIDTH, -1)[:, 1, 0]
+    assert below.abs().amax() > 1e-9  # the neighbour in the next row, WIDTH tokens away, is a neighbour
+    with pytest.raises(ValueError, match="a plane stands alone and covers the T=14 tokens"):
+        mixer(x[:, 1:], orders=(plane,))

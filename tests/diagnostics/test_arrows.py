@@ -1,4 +1,4 @@
-"""Arrow pointing: labels against a walk along the arrow, and the pictures against the numbers."""
+"""Arrow pointing has labels that a walk along the arrow confirms, and pictures that agree with the numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.tolerances import assert_statistic
 
 
 def walk(scene: Scene, size: int) -> bool:
-    """Small steps from the tip on, in the arrow's direction, until the disc or the end of the image."""
+    """Takes small steps from the tip on, in the arrow's direction, until the disc or the end of the image."""
     (tail_x, tail_y), (x, y) = scene.tail, scene.tip
     length = math.hypot(x - tail_x, y - tail_y)
     dx, dy = (x - tail_x) / length / 4, (y - tail_y) / length / 4

@@ -1,4 +1,4 @@
-"""Formal languages against Python's own arithmetic and automata, and the lengths that they are drawn in."""
+"""Formal languages agree with Python's own arithmetic and automata, and are drawn in the stated lengths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The token tasks against solvers that read a sequence from left to right and share nothing with the generators."""
+"""The token tasks agree with solvers that read from left to right and share nothing with the generators."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mixerzoo.tasks import BackboneConfig, build_task
 from mixerzoo.tasks.diagnostics.memory import Compression, Memorization, SelectiveCopy
 from mixerzoo.tasks.diagnostics.mqar import MQAR
 from mixerzoo.tasks.diagnostics.recall import FuzzyRecall, InContextRecall, Induction, NoisyRecall
-from mixerzoo.tasks.lm.model import IGNORED
+from mixerzoo.tasks.models.language_model import IGNORED
 from tests.tolerances import assert_close, assert_statistic
 
 TASKS = [
@@ -36,7 +36,7 @@ def solve_induction(task: Induction, tokens: list[int]) -> list[int]:
 
 
 def solve_recall(task: InContextRecall, tokens: list[int]) -> list[int]:
-    """A key is answered by what stood after it last time; values and noise ask nothing."""
+    """Answers a key with what stood after it last time; values and noise ask nothing."""
     value_of: dict[int, int] = {}
     labels = [IGNORED] * len(tokens)
     for place, token in enumerate(tokens):
@@ -48,7 +48,7 @@ def solve_recall(task: InContextRecall, tokens: list[int]) -> list[int]:
 
 
 def solve_fuzzy(task: FuzzyRecall, tokens: list[int]) -> list[int]:
-    """Split into runs of keys' and of values' symbols; a run of keys known from before asks for the run after it."""
+    """Splits a row into runs of keys' and of values' symbols; a known run of keys asks for the run after it."""
     half, labels = task.vocab_size // 2, [IGNORED] * len(tokens)
     kinds = ["key" if token < half else "value" if token < task.vocab_size else "padding" for token in tokens]
     known: dict[tuple[int, ...], tuple[int, ...]] = {}
@@ -155,7 +155,7 @@ def test_the_trigger_stands_anywhere() -> None:
 
 
 def test_blanks_go_before_every_token_equally_and_none_before_the_bar() -> None:
-    """As numpy.insert at random places among the tokens, MAD's way, puts them."""
+    """MAD's way is the comparison: numpy.insert at random places among the tokens."""
     task = SelectiveCopy(length=31, num_copy=5, vocab_size=6)
     tokens, _ = task.generate(np.random.default_rng(0), 5000)
     context = tokens[:, :25]
@@ -189,7 +189,7 @@ def test_the_map_of_memorization_is_one_for_all_seeds() -> None:
 
 
 def test_compression_decodes_from_the_last_vector_alone() -> None:
-    """What the decoder says of one place changes with any token, and only through the last output of the stack."""
+    """The decoder's answer at one place changes with any token, and only through the last output of the stack."""
     task = Compression(length=6, vocab_size=5)
     model = task.build_model(BackboneConfig("gla", dim=32, depth=1))
     tokens = torch.tensor(task.generate(np.random.default_rng(0), 2)[0])

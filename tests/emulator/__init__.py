@@ -1,11 +1,11 @@
-"""Runs what Triton compiles for NVIDIA's GPUs on the CPU: slow, and without a GPU.
+"""Runs Triton's compiled code for NVIDIA's GPUs on the CPU: slow, and without a GPU.
 
     with emulated("sm_90"):
         y, state = hgrn2(q, x, v, lower_bound, backend="triton")    # tensors on the CPU, bf16 too
 
-Triton's interpreter runs what a kernel says, and its bf16 isn't bf16. This runs what was made of it: PTX, with tensor
+Triton's interpreter runs a kernel's source, and its bf16 isn't bf16. The emulator runs the compiled PTX, with tensor
 cores, shared memory and barriers. It finds what a GPU would hide: addresses out of bounds, and results that depend on
-which warp comes first. It knows the instructions that the kernels here are compiled to, no others.
+which warp comes first. It knows only the instructions of the kernels here.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PAGE = 256  # tensors begin at its multiples, with at least one between them
 
 @contextmanager
 def emulated(target: str, *, races: bool = True, apart: bool = False) -> Iterator[None]:
-    """Every `Launch.run` inside the block runs the code for `target`, sm_80 or sm_90, in blocks in random order.
+    """Makes every `Launch.run` inside the block run the code for `target`, sm_80 or sm_90, in blocks in random order.
 
     races: whether two warps that touch the same memory without a barrier between them are a Fault.
     apart: every warp runs alone to the next barrier, in random order, instead of all in lock step.
@@ -98,6 +98,6 @@ def _run(launch: Launch, target: str, order: random.Random, *, races: bool, apar
 
 
 def _bytes(tensor: Tensor) -> np.ndarray:
-    """All of a tensor's storage."""
+    """Returns all of a tensor's storage."""
     storage = tensor.untyped_storage()
     return torch.empty(0, dtype=torch.uint8).set_(storage, 0, (storage.nbytes(),)).numpy()

@@ -1,4 +1,4 @@
-"""Instructions that compute, each lane for itself.
+"""These instructions compute, each lane for itself.
 
 Source: NVIDIA, PTX ISA 9, section 9.7. Approximate functions are exact here, but for subnormal numbers.
 """
@@ -15,7 +15,7 @@ from .warps import TYPES, Run, Warps, from_bf16, to_bf16
 
 
 def flush(x: Array) -> Array:
-    """Subnormal numbers are zero."""
+    """Replaces subnormal numbers by zero."""
     return np.where(np.abs(x) < 2.0**-126, np.float32(0), x).astype(np.float32)
 
 
@@ -51,7 +51,7 @@ def apply(w: Warps, i: Instruction) -> None:
 
 
 def extreme(w: Warps, i: Instruction) -> None:
-    """Of a number and NaN the number, unless the instruction says otherwise."""
+    """Returns the number of a number and NaN, unless the instruction says otherwise."""
     number = {"min": np.fmin, "max": np.fmax}[i.name]
     function = {"min": np.minimum, "max": np.maximum}[i.name] if "NaN" in i.modifiers else number
     w.put(i.operands[0], function(w.get(i.operands[1], i.type), w.get(i.operands[2], i.type)))
@@ -126,7 +126,7 @@ def count_bits(w: Warps, i: Instruction) -> None:
 
 
 def compare(w: Warps, i: Instruction) -> None:
-    """eq, ... are false where one side is NaN, equ, ... true."""
+    """Compares: eq, ... are false if one side is NaN, equ, ... true."""
     relation, targets = i.modifiers[1], i.operands[0].split("|")
     a, b = (w.get(x, i.type) for x in i.operands[1:3])
     halves = [(x & 0xFFFF, x >> 16) if i.type.endswith("x2") else (x,) for x in (a, b)]

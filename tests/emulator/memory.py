@@ -1,4 +1,4 @@
-"""Memory whose every access is checked: that it is allocated and aligned, and that no other warp gets in its way."""
+"""This memory checks every access: it must be allocated and aligned, and no other warp may interfere."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ Array = NDArray[np.generic]
 
 
 class Fault(Exception):
-    """What a GPU would not survive, or what its result would depend on the order of warps for."""
+    """Reports an error that a GPU would not survive, or a result that depends on the order of warps."""
 
 
 class Memory:
-    """Bytes from address 0 on; only those that were `allocate`d may be touched, and they begin as NaN.
+    """Holds bytes from address 0 on. Only `allocate`d ones may be touched, and they begin as NaN.
 
     An access is `size` bytes at `address` [N]; `when` [N] is 1024 times the barriers passed by then, plus the warp.
 
-    `races`: it is a fault when two warps touch the same two bytes between two barriers and one of them writes. Whether
-    a read before another warp's write counts, `shared` says: of global memory Triton loads a replicated tile by all
-    warps and stores it by one, which is right whatever the order.
+    `races`: it is a fault when two warps touch the same two bytes between two barriers and one of them writes. `shared`
+    says whether a read before another warp's write counts. In global memory it doesn't: Triton loads a replicated tile
+    by all warps and stores it by one, which is right in any order.
     """
 
     def __init__(self, size: int, *, shared: bool, races: bool) -> None:
@@ -33,14 +33,14 @@ class Memory:
         self.allocated[start : start + size] = True
 
     def load(self, address: Array, size: int, when: Array) -> Array:
-        """[N] unsigned numbers."""
+        """Loads [N] unsigned numbers."""
         self._check(address, size)
         if self.races:
             self._check_races(address, size, when, writing=False)
         return self.bytes.view(f"u{size}")[address // size]
 
     def store(self, address: Array, values: Array, when: Array) -> None:
-        """The same number may be stored by several warps."""
+        """Stores numbers. Several warps may store the same number."""
         size = values.dtype.itemsize
         self._check(address, size)
         new = self.bytes.view(f"u{size}")[address // size] != values

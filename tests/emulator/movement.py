@@ -1,4 +1,4 @@
-"""Instructions that move numbers between registers, memory and lanes.
+"""These instructions move numbers between registers, memory and lanes.
 
 Source: NVIDIA, PTX ISA 9, section 9.7.
 """
@@ -13,7 +13,7 @@ from .warps import LANES, TYPES, Run, Warps
 
 
 def move(w: Warps, i: Instruction) -> None:
-    """Also from and to several registers that make up one."""
+    """Moves a register; several registers may make up one."""
     to, source = names(i.operands[0]), names(i.operands[1])
     size = TYPES[i.type].itemsize
     if len(to) > 1:
@@ -51,7 +51,7 @@ def store(w: Warps, i: Instruction) -> None:
 
 
 def prefetch(w: Warps, i: Instruction) -> None:
-    """Nothing happens but what a load's address may do wrong; a GPU would pass over it in silence."""
+    """Checks the address as a load does, and does nothing else. A GPU would silently ignore a wrong one."""
     w.memory.load(w.address(i.operands[0])[w.mask], 1, w.when[w.mask])
 
 
@@ -60,7 +60,10 @@ def _memory(w: Warps, i: Instruction) -> Memory:
 
 
 def matrices(w: Warps, i: Instruction) -> None:
-    """8 x 8 matrices of 16 bits: lanes 8n to 8n + 7 name the rows of the n-th, lane l has entries 2l and 2l + 1."""
+    """Moves 8 x 8 matrices of 16 bits.
+
+    Lanes 8n to 8n + 7 name the rows of the n-th; lane l has entries 2l and 2l + 1.
+    """
     loading = i.name == "ldmatrix"
     registers, rows = i.operands if loading else reversed(i.operands)
     address = w.address(rows)
@@ -100,7 +103,7 @@ def reduce(w: Warps, i: Instruction) -> None:
 
 
 def wait(w: Warps, i: Instruction) -> None:
-    """A warp's barrier and the order of its own memory accesses: lanes are in lock step."""
+    """Does nothing for a warp's barrier and the order of its own memory accesses: lanes are in lock step."""
 
 
 INSTRUCTIONS: dict[str, Run] = {

@@ -1,4 +1,4 @@
-"""PTX as Triton's compiler writes it: one kernel a module, instructions a line each, labels, predicates.
+"""Reads PTX as Triton's compiler writes it: one kernel a module, one instruction a line, labels, predicates.
 
 Source: NVIDIA, PTX ISA 9, section 4 (syntax).
 """
@@ -12,8 +12,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Instruction:
-    """`@!%p1 ld.global.v2.b32 {%r1, %r2}, [%rd1+8];` has the name ld, the modifiers (ld, global, v2, b32), the type b32
-    and two operands."""
+    """Holds the parts of one instruction.
+
+    `@!%p1 ld.global.v2.b32 {%r1, %r2}, [%rd1+8];` has the name ld, the modifiers (ld, global, v2, b32), the type b32
+    and two operands.
+    """
 
     modifiers: tuple[str, ...]
     operands: tuple[str, ...]
@@ -65,5 +68,5 @@ def parse(text: str) -> Kernel:
 
 
 def names(operand: str) -> list[str]:
-    """The registers of a vector `{%r1, %r2}`, or of one register."""
+    """Returns the registers of a vector `{%r1, %r2}`, or of one register."""
     return [name.strip() for name in operand.strip("{}").split(",")]

@@ -1,4 +1,4 @@
-"""One block: its warps from barrier to barrier."""
+"""Runs one block: its warps from barrier to barrier."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OF_16_BITS = ("abs", "cvt", "setp", "mma", "wgmma")  # the only ones that know b
 
 
 def run_block(groups: list[Warps], order: random.Random) -> None:
-    """Each group alone to the next barrier, in random order."""
+    """Runs each group alone to the next barrier, in random order."""
     runs = [_to_next_barrier(group) for group in groups]
     waiting = [True]
     while any(waiting):

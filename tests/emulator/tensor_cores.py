@@ -1,4 +1,4 @@
-"""Products of matrices: sums of exact products, rounded to fp32 once; asynchronous ones are done at once.
+"""Tensor cores sum exact products and round to fp32 once; asynchronous products are done at once.
 
 Lane l of a warp has the rows l // 4 and l // 4 + 8 of a result and, of every eight columns, 2 (l % 4) and the next.
 Source: NVIDIA, PTX ISA 9, sections 9.7.14 (mma) and 9.7.15 (wgmma).
@@ -27,7 +27,7 @@ def multiply_matrices(w: Warps, i: Instruction) -> None:
 
 
 def multiply_matrices_of_four_warps(w: Warps, i: Instruction) -> None:
-    """Four warps together, each with 16 rows of a; b, and a too if it isn't in registers, is in shared memory."""
+    """Multiplies with four warps together, each with 16 rows of a. Shared memory has b, and a if registers don't."""
     if i.modifiers[1] != "mma_async":
         return
     kind = i.modifiers[-1]
@@ -46,18 +46,18 @@ def multiply_matrices_of_four_warps(w: Warps, i: Instruction) -> None:
 
 
 def _quarters(w: Warps, registers: list[str], kind: str) -> list[Array]:
-    """[warps,8,8] each."""
+    """Returns matrices, [warps,8,8] each."""
     return [NUMBERS[kind](w.get(x, "u32").view(np.uint16)).reshape(-1, 8, 8) for x in registers]
 
 
 def _rows(w: Warps, registers: list[str], kind: str) -> Array:
-    """[warps,16,16]"""
+    """Returns [warps,16,16] from four quarters."""
     quarters = _quarters(w, registers, kind)
     return np.concatenate([np.concatenate(quarters[:2], 1), np.concatenate(quarters[2:], 1)], 2)
 
 
 def _accumulate(w: Warps, to: list[str], before: list[str], a: Array, b: Array) -> None:
-    """a [warps,16,16] @ b^T, b [warps,columns,16], in fp32."""
+    """Adds a [warps,16,16] @ b^T, b [warps,columns,16], in fp32."""
     product = (a.astype(np.float64) @ b.astype(np.float64).transpose(0, 2, 1)).reshape(len(a), 2, 8, -1, 4, 2)
     for n, register in enumerate(to):
         entry = product[:, n % 4 // 2, :, n // 4, :, n % 2].reshape(-1, LANES)
@@ -65,7 +65,7 @@ def _accumulate(w: Warps, to: list[str], before: list[str], a: Array, b: Array) 
 
 
 def _in_shared_memory(w: Warps, descriptor: str, rows: int, transposed: bool, kind: str) -> Array:
-    """[warps,rows,16] of the matrix that a descriptor names; `transposed`: rows lie next to each other.
+    """Loads [warps,rows,16] of a descriptor's matrix; `transposed`: rows lie next to each other.
 
     Source: PTX ISA 9, section 9.7.15.5 (matrix descriptor, canonical layouts, swizzling).
     """

@@ -1,4 +1,4 @@
-"""Some warps of one block in lock step: registers are arrays [warps, 32], of unsigned integers or bool."""
+"""Some warps of one block run in lock step: registers are arrays [warps, 32], of unsigned integers or bool."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHARED_BASE = 1024  # where a block's own shared memory begins
 
 
 class Warps:
-    """`numbers` of the warps within their block; `barriers` passed before the block began."""
+    """Holds the warps' state: `numbers` within their block, `barriers` passed before the block began."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Warps:
         return self.full(self.barriers * 1024 + self.numbers[:, None], np.int64)
 
     def get(self, operand: str, type: str) -> Array:
-        """The value [warps,32] of a register or constant, seen as `type`."""
+        """Returns the value [warps,32] of a register or constant, seen as `type`."""
         dtype = TYPES[type]
         if operand in self.registers or operand in self.special:
             bits = self.registers[operand] if operand in self.registers else self.special[operand]
@@ -68,7 +68,7 @@ class Warps:
         raise Fault(f"{operand} has no value yet")
 
     def put(self, register: str, value: Array) -> None:
-        """Into the threads that the instruction's predicate chooses."""
+        """Writes a register in the threads that the instruction's predicate chooses."""
         if register == "_":
             return
         value = np.ascontiguousarray(value) if value.shape == self.mask.shape else self.full(value, value.dtype)
@@ -84,7 +84,7 @@ class Warps:
         return self.get(base, "u64" if base.startswith("%rd") else "u32").astype(np.int64) + int(offset or 0)
 
     def one(self, operand: str, type: str) -> int:
-        """What must be the same for all threads."""
+        """Returns a value that must be the same for all threads."""
         value = self.get(operand, type)
         if (value != value[0, 0]).any():
             raise Fault(f"{operand} differs between threads")

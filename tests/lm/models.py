@@ -1,4 +1,4 @@
-"""Tiny transformers models of every mixer and of a hybrid of them all, in fp64, every parameter moved off its start."""
+"""Builds tiny transformers models of every mixer and of a hybrid, in fp64, every parameter moved off its start."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from transformers.cache_utils import Cache
 from transformers.utils import ModelOutput
 
 from mixerzoo.tasks.lm import MixerConfig, MixerForCausalLM
-from mixerzoo.tasks.lm.cache import CACHE_NAME
+from mixerzoo.tasks.lm.transformers_model.cache import CACHE_NAME
 from tests.conformance.zoo import CONFIGURATIONS, DIM, Config
 
 VOCABULARY = 61
@@ -18,11 +18,14 @@ PAD, END = 0, 60
 LAYERS: dict[str, Config | list[Config]] = {
     label: config for label, config in CONFIGURATIONS.items() if not config.get("bidirectional")
 }
+# One layer of every mixer, with a convolution where it takes one, and all of them in one model.
 PLAIN: dict[str, Config | list[Config]] = {
-    label: LAYERS[label]
-    for label in ("attention-window", "gla-short-conv", "hgrn1-plain", "hgrn2-short-conv", "retnet-plain")
+    label: LAYERS.get(label.replace("-plain", "-short-conv"), layer)
+    for label, layer in LAYERS.items()
+    if label.endswith("-plain")
 }
-PLAIN["hybrid"] = [*PLAIN.values(), LAYERS["attention-plain"]]  # type: ignore[list-item]
+PLAIN["window"] = LAYERS["attention-window"]
+PLAIN["hybrid"] = [*PLAIN.values()]  # type: ignore[list-item]
 
 every_layer = pytest.mark.parametrize("mixer", LAYERS.values(), ids=LAYERS)
 plain_layers = pytest.mark.parametrize("mixer", PLAIN.values(), ids=PLAIN)
@@ -47,5 +50,5 @@ def cache_of(output: ModelOutput) -> Cache:
 
 
 def some_ids(rows: int, length: int) -> Tensor:
-    """Neither padding nor the end."""
+    """Draws ids that are neither padding nor the end."""
     return torch.randint(1, END, (rows, length))

@@ -1,4 +1,4 @@
-"""Checkpoints as flash-linear-attention writes them, and what its models compute, in fp64, from the equations.
+"""Makes flash-linear-attention's checkpoints, and computes its models' outputs in fp64, from the equations.
 
 `layouts.json` holds, for a few tiny models, the config.json and the names and shapes of the tensors that its release
 0.6.0 wrote; `python -m tests.lm.published` writes it anew. The computation below knows nothing of mixerzoo: it is a
@@ -40,7 +40,7 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 def written_by_fla(settings: Mapping[str, Any], directory: Path) -> Any:
-    """The model that flash-linear-attention builds and saves. Its kernels can't run without a GPU, its modules can."""
+    """Builds and saves a model with flash-linear-attention. Its kernels can't run without a GPU, its modules can."""
     import fla.layers.attn
     import fla.models
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -58,7 +58,7 @@ def written_by_fla(settings: Mapping[str, Any], directory: Path) -> Any:
 
 
 def synthesised(label: str, directory: Path, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """The same from `layouts.json`, without flash-linear-attention: returns the tensors, named as stored."""
+    """Builds the same from `layouts.json`, without flash-linear-attention. Returns the tensors, named as stored."""
     layout = json.loads(LAYOUTS.read_text())[label]
     tensors = {}
     for name, shape in layout["tensors"].items():
@@ -73,7 +73,7 @@ def synthesised(label: str, directory: Path, dtype: torch.dtype = torch.float32)
 
 @torch.no_grad()
 def logits(config: Mapping[str, Any], tensors: Mapping[str, Tensor], ids: Tensor) -> Tensor:
-    """[B,T,vocabulary] in fp64, from their config.json and tensors."""
+    """Computes [B,T,vocabulary] in fp64, from their config.json and tensors."""
     w = {name: tensor.double() for name, tensor in tensors.items()}
     eps = config["norm_eps"]
     x = w["model.embeddings.weight"][ids]
@@ -100,7 +100,7 @@ def logits(config: Mapping[str, Any], tensors: Mapping[str, Tensor], ids: Tensor
 
 
 def hgrn(x: Tensor, w: Mapping[str, Tensor], config: Mapping[str, Any], bound: Tensor) -> Tensor:
-    """h_t = f_t h_{t-1} + (1-f_t) SiLU(i_t), y = W_o (RMSNorm(h) SiLU(g)), f = bound + (1-bound) sigmoid(W_f x)."""
+    """`h_t = f_t h_{t-1} + (1-f_t) SiLU(i_t), y = W_o (RMSNorm(h) SiLU(g)), f = bound + (1-bound) sigmoid(W_f x)`."""
     i, f = (convolved(x @ w[f"{n}_proj.weight"].T, w.get(f"{n}_conv1d.weight")) for n in ("i", "f"))
     f = bound + (1 - bound) * f.sigmoid()
     h, ys = torch.zeros_like(f[:, 0]), []
@@ -112,7 +112,7 @@ def hgrn(x: Tensor, w: Mapping[str, Tensor], config: Mapping[str, Any], bound: T
 
 
 def hgrn2(x: Tensor, w: Mapping[str, Tensor], config: Mapping[str, Any], bound: Tensor) -> Tensor:
-    """GLA with k = 1 - f, its output normed over the whole width, always with 1e-5."""
+    """Computes GLA with k = 1 - f, its output normed over the whole width, always with 1e-5."""
     q, f, i = (convolved(x @ w[f"{n}_proj.weight"].T, w.get(f"{n}_conv1d.weight")) for n in ("q", "f", "i"))
     f = bound + (1 - bound) * f.sigmoid()
     K = config["expand_ratio"] or config["hidden_size"] // config["num_heads"]
@@ -158,7 +158,7 @@ def softmax_attention(x: Tensor, w: Mapping[str, Tensor], config: Mapping[str, A
 
 
 def linear_attention(q: Tensor, k: Tensor, v: Tensor, f: Tensor) -> Tensor:
-    """S_t = Diag(f_t) S_{t-1} + k_t v_t^T, y_t = K^-0.5 q_t S_t."""
+    """`S_t = Diag(f_t) S_{t-1} + k_t v_t^T`, `y_t = K^-0.5 q_t S_t`."""
     S, ys = 0, []
     for t in range(q.shape[1]):
         S = f[:, t, :, :, None] * S + k[:, t, :, :, None] * v[:, t, :, None]
@@ -167,7 +167,7 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor, f: Tensor) -> Tensor:
 
 
 def turned(x: Tensor, base: float) -> Tensor:
-    """Channels j and j+K/2 turned by position * base^(-2j/K)."""
+    """Turns channels j and j+K/2 by position * base^(-2j/K)."""
     half = x.shape[-1] // 2
     angle = torch.arange(x.shape[1])[:, None] * base ** (-torch.arange(half, dtype=torch.float64) / half)
     z = torch.complex(x[..., :half], x[..., half:]) * torch.polar(torch.ones_like(angle), angle)[:, None]
@@ -175,7 +175,7 @@ def turned(x: Tensor, base: float) -> Tensor:
 
 
 def convolved(x: Tensor, weight: Tensor | None) -> Tensor:
-    """Causal and depthwise; weight [channels,1,W]."""
+    """Applies a causal, depthwise convolution; weight [channels,1,W]."""
     if weight is None:
         return x
     padded = F.pad(x, (0, 0, weight.shape[-1] - 1, 0))

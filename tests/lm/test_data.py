@@ -1,4 +1,4 @@
-"""Laws of text on its way to a model: every token once, the same order everywhere, gone on with at any step."""
+"""Laws of a model's text say: every token comes once, the order is the same everywhere, and any step resumes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from mixerzoo.tasks.lm.data import IGNORED, StreamedRows, ahead, load_data, load_tokens, make_batch
-from mixerzoo.tasks.lm.recipe import DataConfig
-from mixerzoo.tasks.lm.sources import documents
-from mixerzoo.tasks.lm.tokens import (
+from mixerzoo.tasks.lm.data.sources import documents
+from mixerzoo.tasks.lm.data.text_data import IGNORED, StreamedRows, ahead, load_data, load_tokens, make_batch
+from mixerzoo.tasks.lm.data.token_files import (
     END,
     byte_tokenizer,
     count_bytes,
@@ -28,6 +27,7 @@ from mixerzoo.tasks.lm.tokens import (
     read_tokens,
     write_tokens,
 )
+from mixerzoo.tasks.lm.recipe import DataConfig
 from tests.tolerances import assert_close
 
 from .models import model_of, plain_layers
@@ -43,7 +43,7 @@ def own_cache(monkeypatch, tmp_path):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
-    """The same documents in every kind of file."""
+    """Writes the same documents in every kind of file."""
     from pyarrow import Table
     from pyarrow.parquet import write_table
 
@@ -227,7 +227,7 @@ def test_a_stream_gives_every_token_in_an_order_of_its_own(folder):
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_stream_goes_on_from_where_it_was(folder, processes):
-    """From every update of more than an epoch, in a process that has seen nothing."""
+    """It resumes from every update of more than an epoch, in a process that has seen nothing."""
 
     def stream(rank):
         return StreamedRows(STREAM, byte_tokenizer(), 256, seed=0, rank=rank, processes=processes)
@@ -267,7 +267,7 @@ def test_what_is_made_ahead_comes_in_order_and_with_its_errors():
 
 @plain_layers
 def test_packed_documents_are_models_apart(mixer):
-    """The loss of packed rows is that of every piece of a document by itself, without padding."""
+    """Packed rows have the loss of every piece of a document by itself, without padding."""
     model, end = model_of(mixer), 60
     rows = torch.randint(1, end, (2, 13)).numpy()
     rows[0, 4] = rows[0, 5] = rows[1, 11] = end

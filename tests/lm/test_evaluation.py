@@ -1,4 +1,4 @@
-"""Laws of evaluation: every token is judged once, by what its definition says, and other programs agree."""
+"""Laws of evaluation say: every token is judged once, by its definition, and other programs agree."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from transformers import AutoModelForCausalLM
 
 from mixerzoo.cli import main
 from mixerzoo.tasks.lm import MixerConfig, MixerForCausalLM
+from mixerzoo.tasks.lm.build import load_model
+from mixerzoo.tasks.lm.data.token_files import Tokens, byte_tokenizer, encode
 from mixerzoo.tasks.lm.evaluation import (
     by_position,
     evaluate_text,
@@ -24,8 +26,6 @@ from mixerzoo.tasks.lm.evaluation import (
     sliding,
     token_losses,
 )
-from mixerzoo.tasks.lm.parts import load_model
-from mixerzoo.tasks.lm.tokens import Tokens, byte_tokenizer, encode
 from tests.tolerances import assert_close
 
 from .models import model_of, plain_layers
@@ -41,7 +41,7 @@ def own_cache(monkeypatch, tmp_path):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A checkpoint with its tokenizer, and a text."""
+    """Makes a checkpoint with its tokenizer, and a text."""
     byte_model().save_pretrained(tmp_path / "model")
     byte_tokenizer().save_pretrained(tmp_path / "model")
     (tmp_path / "text.txt").write_text(TEXT)
@@ -58,7 +58,7 @@ def ids_of(length: int) -> np.ndarray:
 
 
 def nats(model: MixerForCausalLM, ids: np.ndarray) -> np.ndarray:
-    """Of ids[1:], from the logits of one plain call."""
+    """Returns the nats of ids[1:], from the logits of one plain call."""
     row = torch.from_numpy(ids)
     return F.cross_entropy(model(row[None, :-1]).logits[0].float(), row[1:], reduction="none").double().detach().numpy()
 
@@ -77,7 +77,7 @@ def mixerzoo(capsys, monkeypatch, *arguments: object) -> tuple[int, str, str]:
 
 @plain_layers
 def test_a_tokens_loss_is_that_of_its_logits(mixer, monkeypatch):
-    """Also where the logits are made in parts that end inside a row."""
+    """The same holds if the logits are made in parts that end inside a row."""
     model = model_of(mixer)
     rows = np.stack([ids_of(14), ids_of(14)])
     expected = np.stack([nats(model, row) for row in rows])
@@ -262,7 +262,7 @@ def test_tasks_whose_data_are_not_there_are_explained_and_the_text_is_kept(folde
 
 
 def test_the_harness_scores_tasks_of_ones_own(tmp_path):
-    """EleutherAI's, offline: a multiple choice whose answer the test works out, and a free generation."""
+    """EleutherAI's harness runs offline: a multiple choice with an answer the test works out, and a free generation."""
     questions = [{"question": f"{a}+{b}=", "choices": ["1", "2", "34"], "answer": (a + b) % 3} for a, b in
                  ((1, 1), (2, 3), (4, 4), (0, 7), (5, 6))]  # fmt: skip
     (tmp_path / "questions.jsonl").write_text("".join(json.dumps(question) + "\n" for question in questions))

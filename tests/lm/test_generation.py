@@ -1,12 +1,13 @@
-"""Laws of generation: however the cache is kept, reordered, cropped or split, the tokens are those of whole rows."""
+"""Laws of generation say: a cache may be saved, reordered, cropped or split, and the tokens are those of whole rows."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 from transformers import CompileConfig, DynamicCache, StaticCache
 
-from mixerzoo.tasks.lm.cache import CACHE_NAME
+from mixerzoo.tasks.lm.transformers_model.cache import CACHE_NAME
 from tests.lm.models import END, LAYERS, PAD, PLAIN, cache_of, model_of, plain_layers, some_ids
 from tests.tolerances import assert_close, assert_identical
 
@@ -50,7 +51,7 @@ def test_a_batch_of_prompts_padded_on_the_left_is_generated_as_each_alone(mixer)
 @plain_layers
 @pytest.mark.parametrize("tokens", [1, 4])
 def test_an_assistant_changes_no_token(mixer, tokens):
-    """Whatever it proposes: a rejected proposal leaves no trace in any state, nor in the assistant's own."""
+    """A rejected proposal leaves no trace in any state, nor in the assistant's own."""
     model, ids = model_of(mixer), some_ids(1, 5)
     greedy = generate(model, ids, max_new_tokens=16, min_new_tokens=16)
     assistant = model_of(LAYERS["hgrn2-plain"])
@@ -116,7 +117,7 @@ def test_a_model_in_training_that_checkpoints_generates_the_same(mixer):
 
 
 def test_decoding_with_a_static_cache_is_compiled_once():
-    """Two prompts, one padded: neither a state nor its length is a reason to compile again."""
+    """Two prompts run, one padded: neither a state nor its length is a reason to compile again."""
     graphs = []
 
     def backend(graph, inputs):
@@ -140,10 +141,10 @@ def test_a_static_cache_keeps_its_tensors():
     model, ids = model_of(PLAIN["hybrid"]), some_ids(2, 6)
     cache = StaticCache(config=model.config, max_cache_len=8)
     head = model(ids[:, :4], cache=cache).logits
-    addresses = [tensor.data_ptr() for layer in cache.layers for tensor in layer.state]
+    addresses = [tensor.data_ptr() for layer in cache.layers for tensor in tree_leaves(layer.state)]
     tail = model(ids[:, 4:], cache=cache).logits
     cache.reorder_cache(torch.tensor([1, 0]))
-    assert [tensor.data_ptr() for layer in cache.layers for tensor in layer.state] == addresses
+    assert [tensor.data_ptr() for layer in cache.layers for tensor in tree_leaves(layer.state)] == addresses
     assert cache.is_compileable and cache.get_seq_length() == 6
     assert_close(torch.cat([head, tail], 1), model(ids).logits)
     with pytest.raises(ValueError, match="the cache holds max_length=8 tokens, got 9"):

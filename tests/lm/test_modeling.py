@@ -1,4 +1,4 @@
-"""Laws of the transformers models: caches, padding, packing, checkpoints and loss agree with the plain forward pass."""
+"""The transformers models have laws: caches, padding, packing, checkpoints and loss agree with the plain forward."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, DataCollatorWithFlattening, DynamicCache
 
-from mixerzoo.tasks.lm import MixerConfig, MixerForCausalLM, MixerModel, loss
-from mixerzoo.tasks.lm.cache import MixerCache
+from mixerzoo import mixer_info
+from mixerzoo.tasks.lm import MixerConfig, MixerForCausalLM, MixerModel
+from mixerzoo.tasks.lm.transformers_model import loss
+from mixerzoo.tasks.lm.transformers_model.cache import MixerCache
 from tests.lm.models import END, VOCABULARY, cache_of, config_of, every_layer, model_of, plain_layers, some_ids
 from tests.test_architecture import fresh_process
 from tests.tolerances import assert_close, assert_identical
@@ -54,7 +57,7 @@ def test_a_cache_changes_nothing(mixer):
 
 @torch.no_grad()
 def test_a_cache_has_the_name_of_before_transformers_5_24_too(monkeypatch):
-    """Neither the models nor `generate` with them use a name that transformers warns of."""
+    """The models, and `generate` with them, use no name that transformers warns of."""
     monkeypatch.setattr(logging.Logger, "warning_once", lambda logger, message: pytest.fail(message))
     model, ids = model_of(HGRN2), some_ids(1, 6)
     with warnings.catch_warnings():
@@ -113,12 +116,16 @@ def test_the_collators_keywords_for_flash_attention_are_understood():
 def test_only_what_grows_with_the_sequence_grows(mixer):
     model = model_of(mixer)
     short, long = (_numbers(cache_of(model(some_ids(1, length), use_cache=True))) for length in (6, 60))
-    grows = isinstance(mixer, list)  # the hybrid's attention without a window
+    layers = mixer if isinstance(mixer, list) else [mixer]
+    grows = any(
+        "constant_state" not in mixer_info(layer["name"]).capabilities and layer.get("window") is None
+        for layer in layers
+    )
     assert (long > short) == grows
 
 
 def _numbers(cache: MixerCache) -> int:
-    return sum(tensor.numel() for layer in cache.layers for tensor in layer.state)
+    return sum(tensor.numel() for layer in cache.layers for tensor in tree_leaves(layer.state))
 
 
 @plain_layers
@@ -148,8 +155,8 @@ def test_what_a_checkpoint_lacks_starts_as_in_a_new_model(mixer, tmp_path):
     assert not [name for name, tensor in loaded.named_parameters() if tensor.is_meta]
     for (name, value), (_, other) in zip(loaded.named_parameters(), new.named_parameters(), strict=True):
         assert value.isfinite().all(), name
-        assert abs(value.std(correction=0) - other.std(correction=0)) <= 0.5 * other.std(correction=0), name
-        assert abs(value.mean() - other.mean()) <= 0.5 * (other.abs().mean() + other.std(correction=0)), name
+        size, expected = (float(x.detach().square().mean().sqrt()) for x in (value, other))
+        assert expected / 2 <= size <= 2 * expected, f"{name} starts {size:.3g} wide, in a new model {expected:.3g}"
 
 
 @plain_layers
@@ -168,7 +175,7 @@ def test_gradient_checkpointing_changes_no_gradient(mixer, reentrant):
 
 
 def test_the_loss_is_that_of_transformers():
-    """Shifted, -100 left out, divided by num_items_in_batch, with and without logits."""
+    """It is shifted, leaves -100 out, and is divided by num_items_in_batch, with and without logits."""
     model, ids = model_of(HGRN2), some_ids(2, 7)
     labels = ids.clone()
     labels[:, :3] = -100

@@ -1,4 +1,4 @@
-"""flash-linear-attention's checkpoints: read exactly, written back bit for bit, and refused whole when damaged."""
+"""flash-linear-attention's checkpoints are read exactly, written back bit for bit, and refused whole when damaged."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mixerzoo.tasks.lm import MixerForCausalLM, MixerModel
-from mixerzoo.tasks.lm.checkpoints import read_tensors
 from mixerzoo.tasks.lm.convert import convert
+from mixerzoo.tasks.lm.flash_linear_attention.checkpoints import read_tensors
 from tests.lm.models import config_of, some_ids
 from tests.lm.published import LAYOUTS, MODELS, logits, synthesised, written_by_fla
 from tests.tolerances import assert_close, assert_identical
@@ -56,12 +56,12 @@ def test_there_and_back_is_the_same_bit_for_bit(label, dtype, tmp_path):
 
 
 def _like(directory, tensors):
-    """In the order in which the directory's files have them."""
+    """Orders tensors as the directory's files do."""
     return {name: tensors[name] for name in read_tensors(directory)}
 
 
 def test_both_halves_of_the_glu_in_one_matrix_are_read(tmp_path):
-    """Dumps of 2024: the first half of gate_proj's output is the gate."""
+    """Dumps of 2024 have one matrix: the first half of gate_proj's output is the gate."""
     tensors, ids = synthesised("gla", tmp_path / "new"), some_ids(1, 5) % 23
     old = {name: tensor for name, tensor in tensors.items() if "up_proj" not in name}
     for name in [name for name in old if "gate_proj" in name]:
@@ -90,7 +90,7 @@ def test_the_backbone_alone_loads_too(tmp_path):
 
 
 def test_what_lies_beside_the_weights_counts(tmp_path):
-    """What a checkpoint says about generation and chats, read in place or converted."""
+    """A checkpoint's settings of generation and chats count, read in place or converted."""
     synthesised("gla", tmp_path / "theirs")
     (tmp_path / "theirs" / "generation_config.json").write_text('{"do_sample": true, "temperature": 0.25}')
     (tmp_path / "theirs" / "chat_template.jinja").write_text("{{ messages }}")

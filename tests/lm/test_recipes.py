@@ -1,4 +1,4 @@
-"""Laws of the recipes for language models: they build what was published, and they run."""
+"""Laws of the recipes for language models say: they build the published models, and they run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mixerzoo.tasks.lm import MixerForCausalLM
-from mixerzoo.tasks.lm.parts import model_config
+from mixerzoo.tasks.lm.build import model_config
 from mixerzoo.tasks.lm.recipe import Training, list_recipes, resolve
 from mixerzoo.tasks.lm.training import Trainer
 
@@ -52,7 +52,7 @@ def test_a_recipe_builds_the_published_model(name):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_runs(name, tmp_path):
-    """Its model narrower and shallower, on other text, for two updates: everything else is its own."""
+    """Its model is narrower and shallower and trains on other text, for two updates: everything else is its own."""
     given = resolve(recipe=name).model
     mixer = given["mixer"] | ({"num_heads": 2} if "num_heads" in given["mixer"] else {})
     mixer |= {"expand": 16} if "expand" in mixer else {}

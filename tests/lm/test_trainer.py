@@ -1,4 +1,4 @@
-"""Other people's training loops on our models: transformers' Trainer and peft's LoRA."""
+"""Other people's training loops work on our models: transformers' Trainer and peft's LoRA."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def fresh(mixer) -> MixerForCausalLM:
 
 
 def rows(count: int = 24, length: int = 16) -> list[dict[str, Tensor]]:
-    """Sequences that count upwards, from anywhere."""
+    """Returns sequences that count upwards, from anywhere."""
     starts = torch.arange(count) % 40 + 1
     return [
         {"input_ids": start + torch.arange(length) % 19, "labels": start + torch.arange(length) % 19}
@@ -60,7 +60,7 @@ def test_transformers_trainer_trains_it(mixer, tmp_path):
 
 
 def test_transformers_trainer_goes_on_and_accumulates_and_checkpoints(tmp_path):
-    """What it computes does not hang on how it computes it."""
+    """Its results don't depend on any of these."""
     mixer = PLAIN["hybrid"]
 
     class Stop(TrainerCallback):

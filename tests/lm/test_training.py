@@ -1,4 +1,4 @@
-"""Laws of language model training: strict runs, one loss curve whatever kills, cuts or shares the work."""
+"""Laws of language model training say: runs are strict, and kills, cuts and shared work leave one loss curve."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mixerzoo.cli import main
-from mixerzoo.tasks.lm.data import load_data
-from mixerzoo.tasks.lm.parts import build_model
+from mixerzoo.tasks.lm.build import build_model
+from mixerzoo.tasks.lm.data.text_data import load_data
 from mixerzoo.tasks.lm.recipe import LMRun, Training, resolve
 from mixerzoo.tasks.lm.training import Trainer, checkpoints, read_history
 from tests.tolerances import assert_close, assert_identical
@@ -49,7 +49,7 @@ def finish(run: LMRun, out: Path) -> Trainer:
 
 
 def curve(out: Path) -> list[dict[str, object]]:
-    """All of the history but how long it took."""
+    """Returns all of the history except times."""
     return [{name: value for name, value in entry.items() if name != "seconds"} for entry in read_history(out)]
 
 
@@ -157,7 +157,7 @@ def test_a_run_learns_and_leaves_a_model_that_transformers_reads(tmp_path):
 
 
 def test_a_run_that_is_stopped_and_goes_on_ends_as_if_nothing_had_happened(tmp_path):
-    """With dropout, which draws random numbers, and a report between two checkpoints."""
+    """The run has dropout, which draws random numbers, and a report between two checkpoints."""
     run = small_run(dropout=0.1, mixer=["hgrn1", {"name": "attention", "num_heads": 2}])
     finish(run, tmp_path / "straight")
     stopped = Trainer(run, tmp_path / "stopped", [])
@@ -171,7 +171,7 @@ def test_a_run_that_is_stopped_and_goes_on_ends_as_if_nothing_had_happened(tmp_p
 
 
 def test_a_run_that_is_killed_and_started_again_has_the_same_loss_curve(tmp_path):
-    """By SIGKILL in the middle of writing its second checkpoint or a later one."""
+    """SIGKILL comes in the middle of writing its second checkpoint or a later one."""
     run = small_run("train.steps=40", "train.eval_every=20")
     finish(run, tmp_path / "straight")
     out = tmp_path / "killed"
@@ -191,7 +191,7 @@ def test_a_run_that_is_killed_and_started_again_has_the_same_loss_curve(tmp_path
 
 @pytest.mark.parametrize("packing", ["concat", "documents"])
 def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path, packing):
-    """Also where parts have different numbers of targets."""
+    """The same holds if parts have different numbers of targets."""
     text = tmp_path / "text.jsonl"
     text.write_text("".join(json.dumps({"text": "so it goes " * (1 + i % 7)}) + "\n" for i in range(300)))
     run = small_run(f"data.name=jsonl:{text}", f"data.packing={packing}")
@@ -203,7 +203,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path, packing):
 
 
 def test_two_processes_have_the_loss_of_one(tmp_path):
-    """As torchrun launches them, over gloo; documents make their parts of a batch unequal."""
+    """torchrun launches them, over gloo; documents make their parts of a batch unequal."""
     text = tmp_path / "text.jsonl"
     text.write_text("".join(json.dumps({"text": "so it goes " * (1 + i % 7)}) + "\n" for i in range(300)))
     run = small_run(f"data.name=jsonl:{text}", "data.packing=documents", "train.grad_accum_steps=2")
@@ -276,7 +276,7 @@ def test_a_run_that_diverges_says_so(tmp_path):
 
 
 def test_every_row_of_the_validation_text_counts_once(tmp_path):
-    """More of them than fit evenly into batches."""
+    """There are more rows than fit evenly into batches."""
     run = small_run("train.eval_rows=0", "data.valid_fraction=0.001", "train.steps=1")
     trainer = finish(run, tmp_path)
     rows = (len(trainer.data.valid) - 1) // 24

@@ -30,7 +30,7 @@ ABSENT = {
 
 @pytest.fixture(scope="session")
 def suite_path(tmp_path_factory) -> Path:
-    """Where `transformers_tests` lies: from the source that an environment variable names, else from PyPI's archive."""
+    """Returns the place of `transformers_tests`: in the source that a variable names, or in PyPI's archive."""
     folder = tmp_path_factory.mktemp("transformers")
     source = os.environ.get("MIXERZOO_TRANSFORMERS_SOURCE") or _fetched(folder)
     tests = folder / "transformers_tests"

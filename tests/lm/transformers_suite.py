@@ -1,4 +1,4 @@
-"""transformers' own common tests, as they stand, on the zoo's models: run by `test_transformers_suite.py`.
+"""Runs transformers' own common tests, unchanged, on the zoo's models, for `test_transformers_suite.py`.
 
 They are imported from a package `transformers_tests`, which is the folder `tests` of transformers' source.
 """
@@ -22,7 +22,7 @@ PATTERNS = {
 
 
 class Tester:
-    """What the mixins ask for a configuration and inputs."""
+    """Gives the mixins a configuration and inputs."""
 
     batch_size, seq_length, is_training = 13, 7, True
     vocab_size, hidden_size, num_hidden_layers, num_attention_heads = 99, 32, 2, 2

@@ -1,4 +1,4 @@
-"""`mixerzoo data listops` and `mixerzoo data pathfinder`: files in the released layouts, which the tasks read."""
+"""`mixerzoo data listops` and `mixerzoo data pathfinder` write files in the released layouts, which the tasks read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CIFAR-10 in each of its layouts, and sequences of pixels under either protocol; sequential digits."""
+"""CIFAR-10 is read in each of its layouts, as sequences of pixels under either protocol; sequential digits too."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 
 from mixerzoo.tasks import BackboneConfig, TrainConfig, build_task
 from mixerzoo.tasks.lra.image import Image, augmented
-from mixerzoo.tasks.lra.pathfinder import Pathfinder
+from mixerzoo.tasks.lra.pathfinder.tasks import Pathfinder
 from mixerzoo.tasks.train import fit
 
 BACKBONE = BackboneConfig("attention", dim=16, depth=1)
@@ -27,7 +27,7 @@ def own_cache(tmp_path, monkeypatch) -> None:
 
 
 def cifar() -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [N,32,32,3] and labels of all six batches, one after the other."""
+    """Returns images uint8 [N,32,32,3] and labels of all six batches, one after the other."""
     rng = np.random.default_rng(0)
     count = ROWS * len(BATCHES)
     return rng.integers(256, size=(count, 32, 32, 3), dtype=np.uint8), np.arange(count) % 10

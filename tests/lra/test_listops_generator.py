@@ -1,4 +1,4 @@
-"""ListOps: what is generated agrees with an evaluator that reads the text, and with the statistics of LRA's own."""
+"""Generated ListOps agree with an evaluator that reads the text, and with the statistics of LRA's own."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ GIVEN_MIN, GIVEN_MAX = {0: 0.566, 1: 0.221, 2: 0.100, 3: 0.053}, {9: 0.565, 8: 0
 
 
 def evaluate(source: str) -> tuple[int, int]:
-    """(answer, depth of operators) of a Source, by reducing pairs of parentheses, without a word on how it was made."""
+    """Returns (answer, depth of operators) of a Source by reducing pairs of parentheses, unaware of its generator."""
     stack: list[list] = []
     for word in source.split():
         if word == "(":
@@ -72,7 +72,7 @@ def test_answers_agree_with_an_evaluator_that_reads_the_text() -> None:
 
 
 def test_a_known_tree() -> None:
-    """The example of the docstring, from tokens to text and back."""
+    """The example of the docstring goes from tokens to text and back."""
     words = ["[MAX", "4", "[SM", "7", "9", "X", "2", "X"]
     tokens = np.array([SYMBOLS.index(word) for word in words], np.uint8)
     arities = np.array([3, 0, 2, 0, 0, 0, 0, 0], np.uint8)
@@ -101,7 +101,7 @@ def test_lengths_are_those_of_the_published_generator(published: Trees) -> None:
 
 
 def test_symbols_are_mixed_as_by_the_published_generator(published: Trees) -> None:
-    """Digits .0715 each, closing brackets .1423, operators .0356 each; roots and arities nearly uniform."""
+    """Digits have .0715 each, closing brackets .1423, operators .0356 each; roots and arities are nearly uniform."""
     frequency = np.bincount(published.tokens, minlength=15) / len(published.tokens)
     wanted = np.array([0.0715] * 10 + [0.1423] + [0.0356] * 4)
     for symbol, found, share in zip(SYMBOLS, frequency, wanted, strict=True):
@@ -126,7 +126,7 @@ def test_answers_are_distributed_as_by_the_published_generator(published: Trees)
 
 
 def test_the_deepest_operator_is_the_ninth(published: Trees) -> None:
-    """As in all of the published ones: shallower trees are too short."""
+    """All published ones have it: shallower trees are too short."""
     few = Trees(published.tokens, published.arities, published.starts[:41], published.answers[:40])
     assert {evaluate(source)[1] for source in sources(few)} == {9}
 

@@ -1,4 +1,4 @@
-"""Pathfinder: images like those of the published generator, in numbers, and labels that the drawn snakes bear out."""
+"""Pathfinder's images resemble the published generator's, in numbers, and the drawn snakes confirm the labels."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mixerzoo.tasks.lra.pathfinder_drawing import DEGREES, dashes
-from mixerzoo.tasks.lra.pathfinder_files import write_pathfinder
-from mixerzoo.tasks.lra.pathfinder_generator import _Canvas, _Snakes, generate, pathfinder_spec
+from mixerzoo.tasks.lra.pathfinder.drawing import DEGREES, dashes
+from mixerzoo.tasks.lra.pathfinder.generator import _Canvas, _Snakes, generate, pathfinder_spec
+from mixerzoo.tasks.lra.pathfinder.image_files import write_pathfinder
 from tests.tolerances import assert_statistic
 
 SMALL = pathfinder_spec(16, 4)
@@ -78,7 +78,7 @@ def brightness(image: np.ndarray, place: np.ndarray) -> float:
 
 
 def test_labels_say_whether_both_discs_are_at_one_snakes_ends(monkeypatch) -> None:
-    """A solver that looks for the discs at the four ends of the drawn contours; no distractors are in its way."""
+    """A solver looks for the discs at the four ends of the drawn contours; no distractors are in its way."""
     spec = replace(pathfinder_spec(32), num_distractors=0)
     drawn: list[_Snakes] = []
     contours = _Canvas._contours

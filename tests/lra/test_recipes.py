@@ -1,4 +1,4 @@
-"""The published recipes: complete, of the published size, and with schedules that are odd in the published way."""
+"""The published recipes are complete, of the published size, and their schedules are odd in the published way."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mixerzoo import list_mixers
-from mixerzoo.ablation.settings import Setting, configure
+from mixerzoo.ablation.question.settings import Setting, configure
 from mixerzoo.tasks import RunConfig, TrainConfig, build_task
 from mixerzoo.tasks.lra.recipe import lra_recipe, lra_recipes
 from mixerzoo.tasks.train import fit, learning_rate
@@ -48,7 +48,7 @@ def test_the_published_accuracy_stands_beside_it(name, task) -> None:
 
 
 def by_hand(run: RunConfig, ids: int | None, channels: int) -> int:
-    """Parameters from the equations: maps, norms and bounds, written down anew."""
+    """Counts parameters from the equations: maps, norms and bounds, written down anew."""
     d, depth = run.backbone.dim, run.backbone.depth
     classes = {"lra/listops": 10, "lra/image": 10}.get(run.task.name, 2)
     hidden = int(run.backbone.channel_mixer.multiplier * d)
@@ -98,7 +98,7 @@ def test_a_run_counts_epochs_of_full_batches(name, task) -> None:
 
 
 def rates(name: str, task: str) -> tuple[TrainConfig, list[float]]:
-    """Of a hundred points of the run, in shares of the peak, the last step's among them."""
+    """Returns the rates at a hundred points of the run, as shares of the peak, the last step's included."""
     train = run_of(name, task).train
     steps = [round(share * (train.steps - 1) / 100) for share in range(101)]
     return train, [learning_rate(step, train) / train.lr for step in steps]
@@ -141,7 +141,7 @@ def test_hgrn1s_cosine_climbs_back_to_the_peak(task, floor, peak) -> None:
 
 @pytest.mark.parametrize(("steps", "warmup", "horizon"), [(90, 0.6, 50), (125, 0.3, 500), (64, 0.1, 50), (9, 0.0, 5)])
 def test_a_horizon_is_the_published_schedule_step_for_step(steps, warmup, horizon) -> None:
-    """transformers' get_cosine_schedule_with_warmup, written down from its definition."""
+    """The comparison is transformers' get_cosine_schedule_with_warmup, written down from its definition."""
     config = TrainConfig(steps=steps, warmup=warmup, horizon=horizon, final_lr=0.0, lr=2.0)
     ramp = round(warmup * horizon)
     for step in range(steps):
@@ -165,7 +165,7 @@ def test_no_clipping_is_no_clipping() -> None:
 
 @pytest.mark.parametrize(("name", "task"), [(name, task) for name in PUBLISHED for task in SHORT])
 def test_a_recipe_trains(name, task) -> None:
-    """Shortened: the same model with less width, on less data; learning rate, norm and scans as they are."""
+    """It is shortened: less width, less data; learning rate, norm and scans are its own."""
     run = run_of(name, task)
     task_ = build_task({**run.task.to_dict(), **SHORT[task]})
     backbone = replace(run.backbone, dim=8, depth=2)

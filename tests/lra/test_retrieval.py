@@ -1,4 +1,4 @@
-"""Retrieval: pairs of papers out of the released files; its proxy: pairs of pieces of any documents."""
+"""Retrieval makes pairs of papers from the released files; its proxy makes pairs of pieces of any documents."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def own_cache(tmp_path, monkeypatch) -> None:
 
 
 def pairs(split: str) -> list[tuple[int, str, str]]:
-    """Few papers in many pairs, one of them empty, with quotes and a character that is not ASCII."""
+    """Writes few papers in many pairs, one of them empty, with quotes and a character that is not ASCII."""
     papers = ["", 'The "parser" of', *(f"Paper {number} — {'on trees ' * number}" for number in range(8))]
     rng = np.random.default_rng(list(COUNTS).index(split))
     return [
@@ -123,7 +123,7 @@ def test_without_files_the_proxy_is_named_and_not_taken() -> None:
 
 
 def test_a_proxy_pair_is_of_one_document_or_of_two() -> None:
-    """Checked against the documents themselves: each piece is found in those that it can be from."""
+    """The documents themselves are the check: each piece is found in those that it can be from."""
     task = RetrievalProxy(max_tokens=64, held_out_samples=60)
     texts = help_texts()
     for label, one, two in rows(task, "valid", 60):

@@ -1,4 +1,4 @@
-"""ListOps and Pathfinder as tasks: generated or from the released layout, with errors that name the file."""
+"""The tasks ListOps and Pathfinder are generated or read from the released layout; errors name the file."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from PIL import Image
 from mixerzoo.tasks import BackboneConfig, TrainConfig, build_task
 from mixerzoo.tasks.lra.listops import ListOps
 from mixerzoo.tasks.lra.listops_generator import SYMBOLS, TreeShape, write_listops
-from mixerzoo.tasks.lra.pathfinder import Pathfinder
-from mixerzoo.tasks.lra.pathfinder_files import write_pathfinder
+from mixerzoo.tasks.lra.pathfinder.image_files import write_pathfinder
+from mixerzoo.tasks.lra.pathfinder.tasks import Pathfinder
 from mixerzoo.tasks.train import fit
 
 SHORT = TreeShape(max_depth=3, max_args=3, min_length=3, max_length=14)
@@ -122,7 +122,7 @@ def test_listops_baselines_agree_with_counting(listops_dir, from_files) -> None:
 
 
 def test_full_length_baselines_are_the_published_ones() -> None:
-    """36.2 % for the root operator, 17.0 % for the majority class, at the published lengths."""
+    """The root operator scores 36.2 %, the majority class 17.0 %, at the published lengths."""
     task = ListOps(min_length=500, max_length=2000, max_depth=10, max_args=10, held_out_samples=2000)
     majority, root = task.baselines
     error = 4 * (0.36 * 0.64 / 2000) ** 0.5
@@ -164,7 +164,7 @@ def test_metadata_may_be_the_array_that_the_published_generator_saves(pathfinder
 
 
 def test_an_empty_image_file_is_left_out(pathfinder_dir) -> None:
-    """As in the archive, whose pathfinder32/curv_baseline has one."""
+    """The archive's pathfinder32/curv_baseline has one."""
     folder = pathfinder_dir / "pathfinder16" / "curv_contour_length_3"
     (folder / "imgs" / "0" / "sample_7.png").write_bytes(b"")
     assert len(Pathfinder(lra_dir=str(pathfinder_dir), **SMALL)._data["labels"]) == 39

@@ -1,4 +1,4 @@
-"""Text: reviews out of folders or a data set, as bytes or characters, with errors that name the file."""
+"""Text reads reviews from folders or a data set, as bytes or characters; errors name the file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small data sets on disk for the tests: an image folder, and FashionMNIST's raw files."""
+"""Writes small data sets on disk for the tests: an image folder, and FashionMNIST's raw files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TRAIN_IMAGES, VALID_IMAGES = 6, 3  # a class
 
 
 def image_folder(root: Path, classes: int = 2, splits: tuple[str, ...] = ("train", "val"), size: int = 16) -> Path:
-    """`root`/SPLIT/class_K/*.png: noise, the brighter the higher its class."""
+    """Writes `root`/SPLIT/class_K/*.png: noise, the brighter the higher its class."""
     rng = np.random.default_rng(0)
     for split in splits:
         for label in range(classes):
@@ -25,7 +25,7 @@ def image_folder(root: Path, classes: int = 2, splits: tuple[str, ...] = ("train
 
 
 def fashion_mnist(root: Path) -> Path:
-    """FashionMNIST's four files, unpacked, with 20 training and 10 test images: the class is the grey."""
+    """Writes FashionMNIST's four files, unpacked, with 20 training and 10 test images: the class is the grey."""
     raw = root / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
     for name, count in (("train", 20), ("t10k", 10)):

@@ -1,4 +1,4 @@
-"""Laws of image data: splits that never change or overlap, loaders that lose no image, mistakes that are explained."""
+"""Laws of image data say: splits never change or overlap, loaders lose no image, mistakes are explained."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import timm
 import torch
 
 import mixerzoo.tasks.vision  # noqa: F401 (registers the models)
-from mixerzoo.tasks.vision.data import (
+from mixerzoo.tasks.vision.image_data import (
     Images,
     digit_arrays,
     load_data,
@@ -133,7 +133,7 @@ def test_folders_that_lack_a_part_are_explained(tmp_path):
 
 @pytest.fixture
 def counted() -> Images:
-    """36 images of one grey each, labelled by their number."""
+    """Makes 36 images of one grey each, labelled by their number."""
     from PIL import Image
 
     images = Images([(Image.new("L", (4, 4), number), number) for number in range(36)], "L")

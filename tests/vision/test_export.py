@@ -1,4 +1,4 @@
-"""Image models as graphs: torch.export with open batch, height and width, ONNX, torch.compile, TorchScript."""
+"""Image models become graphs: torch.export with open batch, height and width, ONNX, torch.compile, TorchScript."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIZES = [(2, 3, 5), (1, 4, 4), (3, 7, 2)]  # images, and their height and width 
 
 
 def open_export(model: nn.Module, unit: int) -> torch.export.ExportedProgram:
-    """The graph for every batch of images whose height and width are multiples of unit."""
+    """Exports the graph for every batch of images whose height and width are multiples of unit."""
     side = {axis: unit * Dim(name, min=2, max=64) for axis, name in ((2, "height"), (3, "width"))}
     x = torch.randn(2, 3, 4 * unit, 3 * unit)
     return torch.export.export(model, (x,), dynamic_shapes={"x": {0: Dim("batch", min=1, max=64), **side}})

@@ -1,4 +1,7 @@
-"""timm's own tests, unmodified, on the zoo's models: fetches the source distribution of the timm that is installed."""
+"""timm's own tests run, unmodified, on the zoo's models.
+
+The tests come from the installed timm's source distribution.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ class PlugIn(GLA):
 
 @pytest.fixture(scope="session")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """timm's source distribution, unpacked: MIXERZOO_TIMM_SOURCE, or downloaded from the package index."""
+    """Returns timm's source distribution, unpacked: MIXERZOO_TIMM_SOURCE, or downloaded from the package index."""
     if given := os.environ.get("MIXERZOO_TIMM_SOURCE"):
         return Path(given)
     folder = tmp_path_factory.mktemp("timm")

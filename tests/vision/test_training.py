@@ -1,4 +1,4 @@
-"""Laws of vision training: strict recipes, a run that survives a kill unchanged, checkpoints that timm reads."""
+"""Laws of vision training say: recipes are strict, a kill changes nothing of a run, and timm reads its checkpoints."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TINY = ("model.depth=1", "model.embed_dim=32", "train.workers=0")
 
 
 def small_run(folder: Path, *settings: str, model: str = "zoo_hgrn2_tiny_patch16_224") -> VisionRun:
-    """Two epochs of three updates, with all of DeiT's augmentation, mixup and EMA."""
+    """Makes a run of two epochs of three updates, with all of DeiT's augmentation, mixup and EMA."""
     image_folder(folder)
     own = ("model.img_size=16", "model.patch_size=8", "train.batch_size=4", "train.epochs=2", "train.cooldown_epochs=0")
     settings = (*TINY, *own, "train.lr=1e-3", "train.warmup_epochs=1", "train.model_ema_decay=0.5", *settings)
@@ -126,7 +126,7 @@ def test_an_imagenet_recipe_runs(name, tmp_path):
 
 
 def test_a_run_that_is_stopped_and_goes_on_ends_as_if_nothing_had_happened(tmp_path):
-    """With DeiT's augmentation, mixup, cutmix and EMA: all that draws random numbers or keeps a state."""
+    """The run has DeiT's augmentation, mixup, cutmix and EMA: all that draws random numbers or has a state."""
     run = small_run(tmp_path / "images")
     straight = finish(run, tmp_path / "straight")
     stopped = Trainer(run, tmp_path / "stopped", [])
@@ -143,7 +143,7 @@ def test_a_run_that_is_stopped_and_goes_on_ends_as_if_nothing_had_happened(tmp_p
 
 @pytest.mark.parametrize("moment", ["best.pth", "last.pth"])
 def test_a_kill_at_any_moment_leaves_a_run_that_goes_on(tmp_path, moment):
-    """A process that is killed as soon as a file of its first epoch appears, whole or half-written."""
+    """The process is killed as soon as a file of its first epoch appears, whole or half-written."""
     run, out = small_run(tmp_path / "images", "train.epochs=40"), tmp_path / "out"
     code = f"""
 import torch
@@ -257,7 +257,7 @@ def test_models_that_cannot_be_built_are_explained(tmp_path, setting, message):
 
 @pytest.mark.slow
 def test_two_processes_share_a_run(tmp_path):
-    """As launched by torchrun: rows are shared, one process writes, and the sum is a run like any other."""
+    """torchrun launches them: rows are shared, one process writes, and the sum is a run like any other."""
     run = small_run(tmp_path / "images", "train.aug_repeats=3")
     command = ["train", "vision", "--out", str(tmp_path / "out"), "--data", run.data.name, "--model", run.model["name"]]
     given = [f"--set={part}.{key}={value}" for part in ("model", "train") for key, value in run.to_dict()[part].items()]

@@ -1,4 +1,4 @@
-"""Laws of vision in the grid: real digits, the backbones of the zoo, and what a task measures reaches the table."""
+"""Vision in the grid has laws: the digits are real, the backbones are the zoo's, measurements reach the table."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import timm
 import torch
 
 from mixerzoo import list_mixers
-from mixerzoo.ablation.execute import execute
-from mixerzoo.ablation.grid import Grid, expand
-from mixerzoo.ablation.report import write_report
-from mixerzoo.ablation.settings import Setting, mixer_config
-from mixerzoo.ablation.store import Store
+from mixerzoo.ablation.question.grid import Grid, expand
+from mixerzoo.ablation.question.settings import Setting, mixer_config
+from mixerzoo.ablation.reading.report import write_report
+from mixerzoo.ablation.running.execute import execute
+from mixerzoo.ablation.running.store import Store
 from mixerzoo.tasks import BackboneConfig, RunConfig, TrainConfig
 from mixerzoo.tasks.vision import classification
 from mixerzoo.tasks.vision.classification import Digits, _shifted, enlarged
-from mixerzoo.tasks.vision.cost import forward_peak_bytes, images_per_second
-from mixerzoo.tasks.vision.data import digit_arrays
+from mixerzoo.tasks.vision.image_data import digit_arrays
 from mixerzoo.tasks.vision.receptive_field import receptive_field
+from mixerzoo.tasks.vision.throughput import forward_peak_bytes, images_per_second
 from tests.tolerances import assert_identical
 
 QUICK = TrainConfig(steps=2, batch_size=4, log_every=1, evaluate_every=2)
@@ -119,7 +119,7 @@ def test_a_grids_files_have_names_without_slashes_and_the_table_what_was_measure
 @pytest.mark.parametrize("mixer", ["hgrn2", "attention"])
 @pytest.mark.parametrize("family", ["zoo_{}_tiny_patch16_224", "zoo_{}_pyramid_tiny"])
 def test_a_receptive_field_ends_where_a_model_cannot_look(mixer: str, family: str):
-    """Reading row by row and ahead only, patches after the middle one count for nothing; both ways, all count."""
+    """If a model reads row by row and only ahead, patches after the middle one don't count; both ways, all count."""
     isotropic = "patch" in family
     options = {"img_size": 48, "depth": 2} if isotropic else {"depths": (1, 1, 1, 1), "embed_dims": (64, 64, 64, 64)}
     for bidirectional in (False, True):
@@ -135,7 +135,7 @@ def test_a_receptive_field_ends_where_a_model_cannot_look(mixer: str, family: st
 
 
 def test_peak_memory_is_the_most_that_lives_at_once():
-    """x -> 2x -> sum of rows: while doubling, one copy of x lives; nothing else is as large."""
+    """The model is x -> 2x -> sum of rows: while doubling, one copy of x lives; nothing else is as large."""
 
     class Twice(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -1,11 +1,10 @@
-"""A pytest plugin that points the tests of timm's source distribution, as they stand, at models of the zoo.
+"""This pytest plugin points the tests of timm's source distribution, unmodified, at models of the zoo.
 
     pytest TIMM/tests/test_models.py ... -p timm_suite --zoo NAME,NAME,...
 
-Most of timm's tests take the names of models from a list that is made when the test file is imported: the plugin puts
-the zoo's names in its place. A token model gets the tests that timm has for token models, a pyramid those for 4-D
-features. What takes other arguments gets such as fit the zoo. All other tests, of timm's own models and tools, are left
-out.
+Most of timm's tests take the names of models from a list, made when the test file is imported. The plugin puts the
+zoo's names in its place. A token model gets timm's tests for token models, a pyramid those for 4-D features. Tests
+with other arguments get ones that fit the zoo. All other tests, of timm's own models and tools, are left out.
 """
 
 from __future__ import annotations

@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..exported import exported
+from ..exported_linear_attention import exported
 from ..gated_scan.chunked import scan
+from ..heads import shared
 from ..packing import ChunkAlignment, align_to_chunks
 from .decay_tree import decay_tree, decay_tree_backward
 from .reference import recurrent_step
@@ -37,7 +38,7 @@ def chunked(
 def chunked_with_gates(
     q: Tensor, k: Tensor, v: Tensor, f: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The same from the gates f in [0, 1] themselves, which HGRN2 has without a logarithm."""
+    """Computes the same from the gates f in [0, 1] themselves, which HGRN2 has without a logarithm."""
     if torch.compiler.is_exporting() and cu_seqlens is None:
         return exported(q, k, v, f.log(), initial_state)
     length, state_elements = q.shape[1], k.shape[-1] * v.shape[-1]
@@ -45,8 +46,7 @@ def chunked_with_gates(
         y, state = recurrent_step(q[:, 0], k[:, 0], v[:, 0], f[:, 0], initial_state)
         return y[:, None], state
     if state_elements <= SMALL_STATE:
-        states, final_state = scan(f[..., None], k[..., None] * v[..., None, :], initial_state, cu_seqlens)
-        return (q[..., None] * states).sum(-2), final_state
+        return _small(q, k, v, f, initial_state, cu_seqlens)
 
     chunk = min(CHUNK, 2 ** math.ceil(math.log2(length)))
     if cu_seqlens is None:
@@ -67,31 +67,50 @@ def chunked_with_gates(
     return y[:, alignment.slot], final_state
 
 
+def _small(
+    q: Tensor, k: Tensor, v: Tensor, f: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Holds the state of every token, which a state of few elements allows."""
+    heads = initial_state.shape[1]
+    k, v, f = (shared(x, heads) for x in (k, v, f))
+    states, final_state = scan(f[..., None], k[..., None] * v[..., None, :], initial_state, cu_seqlens)
+    q = shared(q, max(q.shape[2], heads)).unflatten(2, (heads, -1))  # [B,T,heads of state,readers of each,K]
+    return (q[..., None] * states[:, :, :, None]).sum(-2).flatten(2, 3), final_state
+
+
 class _Chunked(torch.autograd.Function):
-    """(y: [B,T,H,V], states: [1 or N,B H,K,V]), the state after the last chunk or, packed, after every chunk.
+    """Computes y: [B,T,O,V] and states: [1 or N,B S,K,V], after the last chunk or, packed, after every chunk.
 
     Adjoint, with S_n entering chunk n and dS_n the gradient that arrives at it: `dA = dy v^T`,
     `dS_n = (q * prefix)^T dy + Diag(total) dS_{n+1}`, `dv = A^T dy + (k * suffix) dS_{n+1}`, dq and dk likewise.
+
+    Tensors with fewer heads than y's O are spread over them a segment at a time. The R = O/S heads of y that read one
+    head of the state stand beside each other: [..O,C,.] is [..S,R C,.] to a product with the state.
     """
 
     @staticmethod
     def forward(ctx, q, k, v, f, initial_state, chunk: int, packing: ChunkAlignment | None):
-        heads, num_chunks = q.shape[0] * q.shape[2], q.shape[1] // chunk
-        y = torch.empty_like(v)
-        states = q.new_zeros(num_chunks + 1, heads, q.shape[-1], v.shape[-1])
+        batch, states_of = q.shape[0], initial_state.shape[1]
+        heads = max(q.shape[2], states_of)
+        rows, num_chunks = batch * states_of, q.shape[1] // chunk
+        readers = heads // states_of
+        y = v.new_empty(*v.shape[:2], heads, v.shape[-1])
+        states = q.new_zeros(num_chunks + 1, rows, q.shape[-1], v.shape[-1])
         if packing is None:
             states[0] = initial_state.flatten(0, 1)
-        for start, stop in _segments(num_chunks, heads * chunk * q.shape[-1]):
-            q_, k_, v_, f_ = (_to_chunks(x, chunk, start, stop) for x in (q, k, v, f))
+        for start, stop in _segments(num_chunks, batch * heads * chunk * q.shape[-1]):
+            q_, k_, v_, f_ = (_to_chunks(x, heads, chunk, start, stop) for x in (q, k, v, f))
             tree = decay_tree(q_, k_, f_)
-            update, total = (x.unflatten(0, (-1, heads)) for x in (tree.k.mT @ v_, tree.total.mT))
+            written, total = tree.k[::readers].mT @ v_[::readers], tree.total[::readers].mT
+            update, total = (x.unflatten(0, (-1, rows)) for x in (written, total))
             if packing is not None:
                 first, opening = _opening(packing, initial_state, start, stop)
                 update, total = torch.where(first, update + total * opening, update), torch.where(first, 0, total)
             for n in range(stop - start):
                 states[start + n + 1] = torch.addcmul(update[n], total[n], states[start + n])
             entering = states[start:stop] if packing is None else torch.where(first, opening, states[start:stop])
-            _from_chunks(torch.baddbmm(tree.scores @ v_, tree.q, entering.flatten(0, 1)), y, chunk, start, stop)
+            local, reading = _beside(tree.scores @ v_, readers), _beside(tree.q, readers)
+            _from_chunks(torch.baddbmm(local, reading, entering.flatten(0, 1)), y, chunk, start, stop)
         ctx.save_for_backward(q, k, v, f, initial_state, states)
         ctx.chunk, ctx.packing = chunk, packing
         return y, states[1:].clone() if packing else states[-1:].clone()
@@ -100,14 +119,16 @@ class _Chunked(torch.autograd.Function):
     def backward(ctx, dy, dleaving):
         q, k, v, f, initial_state, states = ctx.saved_tensors
         chunk, packing = ctx.chunk, ctx.packing
-        num_chunks, heads = states.shape[0] - 1, states.shape[1]
+        num_chunks, rows, heads = states.shape[0] - 1, states.shape[1], dy.shape[2]
+        readers = heads // initial_state.shape[1]
         dq, dk, dv, df = (torch.empty_like(x) for x in (q, k, v, f))
         dinitial_state = torch.zeros_like(initial_state)
         dstate = torch.zeros_like(states[0]) if packing else dleaving[0]
-        for start, stop in reversed(_segments(num_chunks, heads * chunk * q.shape[-1])):
-            q_, k_, v_, f_, dy_ = (_to_chunks(x, chunk, start, stop) for x in (q, k, v, f, dy))
+        for start, stop in reversed(_segments(num_chunks, q.shape[0] * heads * chunk * q.shape[-1])):
+            q_, k_, v_, f_, dy_ = (_to_chunks(x, heads, chunk, start, stop) for x in (q, k, v, f, dy))
             tree = decay_tree(q_, k_, f_, keep_levels=True)
-            dread, total = (x.unflatten(0, (-1, heads)) for x in (tree.q.mT @ dy_, tree.total.mT))
+            dread, total = _beside(tree.q, readers).mT @ _beside(dy_, readers), tree.total[::readers].mT
+            dread, total = (x.unflatten(0, (-1, rows)) for x in (dread, total))
             entering, carried_read, carried_total = states[start:stop], dread, total
             if packing is not None:
                 first, opening = _opening(packing, initial_state, start, stop)
@@ -122,16 +143,35 @@ class _Chunked(torch.autograd.Function):
                 dinitial_state.index_add_(0, packing.document[start:stop], dopening)
 
             before, after = entering.flatten(0, 1), dafter.flatten(0, 1)
-            dtotal = (before * after).sum(-1)[:, None].sum_to_size(tree.total.shape)
-            dv_ = torch.baddbmm(tree.k @ after, tree.scores.mT, dy_)
-            dq_, dk_, df_ = decay_tree_backward(q_, k_, f_, tree, dy_ @ v_.mT, dy_ @ before.mT, v_ @ after.mT, dtotal)
+            dtotal = (before * after).sum(-1)[:, None].sum_to_size(tree.total[::readers].shape)
+            dtree_q = (_beside(dy_, readers) @ before.mT).reshape(q_.shape)
+            # Keys, values and gates reach the state once, whoever reads it: the first reader stands for all.
+            dtree_k, dtotal, dwritten = (
+                _for_the_first(x, readers) for x in (v_[::readers] @ after.mT, dtotal, tree.k[::readers] @ after)
+            )
+            dv_ = torch.baddbmm(dwritten, tree.scores.mT, dy_)
+            dq_, dk_, df_ = decay_tree_backward(q_, k_, f_, tree, dy_ @ v_.mT, dtree_q, dtree_k, dtotal)
             for x_, x in ((dq_, dq), (dk_, dk), (dv_, dv), (df_, df)):
                 _from_chunks(x_, x, chunk, start, stop)
         return dq, dk, dv, df, dinitial_state if packing else dstate.view(initial_state.shape), None, None
 
 
+def _beside(x: Tensor, readers: int) -> Tensor:
+    """[n readers,C,D] -> [n,readers C,D]: the rows of all heads that read one state."""
+    return x.reshape(-1, readers * x.shape[1], x.shape[2])
+
+
+def _for_the_first(x: Tensor, readers: int) -> Tensor:
+    """[n,...] -> [n readers,...]: x for the first of every state's readers, zero for the others."""
+    if readers == 1:
+        return x
+    spread = x.new_zeros(x.shape[0], readers, *x.shape[1:])
+    spread[:, 0] = x
+    return spread.flatten(0, 1)
+
+
 def _opening(packing: ChunkAlignment, initial_state: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
-    """Which of the chunks open a document, [n,1,1,1], and the state each would then start from, [n,H,K,V]."""
+    """Says which of the chunks open a document, [n,1,1,1], and the state each would then start from, [n,H,K,V]."""
     return packing.first[start:stop, None, None, None], initial_state[packing.document[start:stop]]
 
 
@@ -140,14 +180,17 @@ def _segments(num_chunks: int, chunk_elements: int) -> list[tuple[int, int]]:
     return [(start, min(start + step, num_chunks)) for start in range(0, num_chunks, step)]
 
 
-def _to_chunks(x: Tensor, chunk: int, start: int, stop: int) -> Tensor:
-    """[B,T,H,D] -> [(stop-start) B H, C, D], chunks start to stop, chunk-major and contiguous."""
-    x = x[:, start * chunk : stop * chunk].unflatten(1, (-1, chunk))
-    return x.permute(1, 0, 3, 2, 4).reshape(-1, chunk, x.shape[-1])
+def _to_chunks(x: Tensor, heads: int, chunk: int, start: int, stop: int) -> Tensor:
+    """[B,T,H,D] -> [(stop-start) B heads,C,D], chunks start to stop, chunk-major and contiguous."""
+    x = x[:, start * chunk : stop * chunk].unflatten(1, (-1, chunk)).permute(1, 0, 3, 2, 4)
+    if x.shape[2] < heads:
+        x = x.unsqueeze(3).expand(-1, -1, -1, heads // x.shape[2], -1, -1)
+    return x.reshape(-1, chunk, x.shape[-1])
 
 
 def _from_chunks(x: Tensor, out: Tensor, chunk: int, start: int, stop: int) -> None:
-    """The inverse of `_to_chunks`, written into `out`."""
+    """Writes into `out` [B,T,H,D] the inverse of `_to_chunks`, summed over the heads that share one of out's."""
     B, _, H, D = out.shape
-    target = out[:, start * chunk : stop * chunk].view(B, stop - start, chunk, H, D)
-    target.copy_(x.view(stop - start, B, H, chunk, D).permute(1, 0, 3, 2, 4))
+    x = x.view(stop - start, B, H, -1, chunk, D)
+    x = x.squeeze(3) if x.shape[3] == 1 else x.sum(3)
+    out[:, start * chunk : stop * chunk].view(B, stop - start, chunk, H, D).copy_(x.permute(1, 0, 3, 2, 4))

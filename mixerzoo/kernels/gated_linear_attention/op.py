@@ -6,43 +6,33 @@ from torch import Tensor
 
 from ..dispatch import Backend, Run, resolve
 from ..flash_linear_attention import run_gated_linear_attention, why_not_attention
+from ..heads import check_heads, check_qkv, with_equal_heads
 from ..launch import why_not_triton
-from ..recurrence import Form, Walk, finish, run_recurrence
-from ..validation import check_shape, check_walk
+from ..recurrence import Form, Leaf, Walk, finish, leave_out, run_recurrence
+from ..validation import check_walk
 from .chunked import chunked
 from .reference import reference
 
 
 def _in_full_precision(form: Form) -> Run:
-    def run(
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        log_f: Tensor,
-        scale: float,
-        walk: Walk,
-    ) -> tuple[Tensor, Tensor]:
-        y, state = run_recurrence(form, (q, k, v, log_f), (), walk)
-        return (y if scale == 1 else scale * y).to(v.dtype), state
+    def run(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, scale: float, walk: Walk) -> tuple[Tensor, Tensor]:
+        return run_recurrence(form, (q, k, v, log_f), (), walk, scale=scale, dtype=v.dtype)
 
     return run
 
 
-def _on_triton(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    log_f: Tensor,
-    scale: float,
-    walk: Walk,
-) -> tuple[Tensor, Tensor]:
+def _on_triton(q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, scale: float, walk: Walk) -> tuple[Tensor, Tensor]:
     from .triton_op import attend
 
-    return attend(q, v, walk, scale=scale, k=k, log_f=log_f)
+    def run(x: tuple[Tensor, ...], walk: Walk) -> tuple[Tensor, Tensor]:
+        q, k, v, log_f = x
+        return attend(q, v, walk, scale=scale, k=k, log_f=log_f)
+
+    return with_equal_heads(run, (q, k, v, log_f), walk)
 
 
 def why_not_wide(q: Tensor, k: Tensor, v: Tensor) -> str | None:
-    """The reason why our kernels can't take these widths or this device."""
+    """Gives the reason why our kernels can't take these widths or this device."""
     if q.shape[-1] > 256 or v.shape[-1] > 256:
         return f"K and V up to 256, got {q.shape[-1]} and {v.shape[-1]}"
     return why_not_triton(q)
@@ -64,15 +54,19 @@ def gated_linear_attention(
     *,
     scale: float = 1.0,
     initial_state: Tensor | None = None,
+    valid: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
     direction: str = "causal",
     in_place: bool = False,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`S_t = Diag(f_t) S_{t-1} + k_t v_t^T`, `y_t = scale q_t S_t`.
+    """Computes `S_t = Diag(f_t) S_{t-1} + k_t v_t^T`, `y_t = scale q_t S_t`.
 
     Gated linear attention (arXiv:2312.06635, eq. 3); with one gate a head, retention (arXiv:2307.08621, eq. 6). Exact
     for every decay. O(T (C (K + V) + K V)) time a head with C = 64, O(T) memory.
+
+    q, k, v and log_f may have fewer heads than H, each shared by consecutive heads (`heads.py`): H is the most of k, v
+    and log_f for the state, and of all four for y.
 
     Args:
         q, k: [B,T,H,K].
@@ -80,6 +74,7 @@ def gated_linear_attention(
         log_f: [B,T,H,K], or [B,T,H,1] which runs faster; natural logarithms <= 0; -inf forgets everything.
         scale: factor on y.
         initial_state: [B,H,K,V]; None is zero.
+        valid: bool [B,T], False = padding, which leaves the state as it is and comes out as zero.
         cu_seqlens: [N+1] integers, N documents packed into one row (B=1); states are [N,H,K,V].
         direction: causal | reverse | both. Both sums the two; its states are [2,B,H,K,V].
         in_place: write the final state into initial_state (fp32), under torch.no_grad(), and return that.
@@ -90,23 +85,21 @@ def gated_linear_attention(
         from the final state.
 
     Raises ValueError for inconsistent shapes and for a backend that can't run."""
-    B, T, H, K, V = check_qkv(q, k, v)
-    if tuple(log_f.shape) not in ((B, T, H, K), (B, T, H, 1)):
-        raise ValueError(f"log_f must be [B,T,H,K]={(B, T, H, K)} or [B,T,H,1], got {tuple(log_f.shape)}")
-    walk = check_walk(q, initial_state, "[B,H,K,V]", (H, K, V), cu_seqlens, direction, in_place)
+    B, T, K, V = check_qkv(q, k, v)
+    if log_f.ndim != 4 or tuple(log_f.shape[:2]) != (B, T) or log_f.shape[-1] not in (K, 1):
+        expected = (*k.shape[:3], K)
+        raise ValueError(f"log_f must be [B,T,H,K]={expected} or [B,T,H,1], got {tuple(log_f.shape)}")
+    heads = check_heads(q, k, v, log_f=log_f)
+    walk = check_walk(
+        q,
+        initial_state,
+        Leaf("H,K,V", (heads, K, V)),
+        cu_seqlens=cu_seqlens,
+        valid=valid,
+        direction=direction,
+        in_place=in_place,
+    )
     chosen = resolve("gated_linear_attention", BACKENDS, backend, q=q, k=k, v=v)
+    q, k, v, log_f = leave_out(valid, (q, k, v, log_f), (0.0, 0.0, 0.0, 0.0))
     y, state = chosen.run(q, k, v, log_f, scale, walk)
     return finish(y, state, walk)
-
-
-def check_qkv(q: Tensor, k: Tensor, v: Tensor, k_name: str = "k") -> tuple[int, int, int, int, int]:
-    """(B, T, H, K, V) of consistent q, k: [B,T,H,K] and v: [B,T,H,V]."""
-    if q.ndim != 4 or v.ndim != 4 or 0 in q.shape or 0 in v.shape:
-        raise ValueError(
-            f"q and v must be [B,T,H,K] and [B,T,H,V], every size at least 1, got {tuple(q.shape)} and {tuple(v.shape)}"
-        )
-    B, T, H, K = q.shape
-    V = v.shape[-1]
-    check_shape(k_name, k, "[B,T,H,K]", (B, T, H, K))
-    check_shape("v", v, "[B,T,H,V]", (B, T, H, V))
-    return B, T, H, K, V

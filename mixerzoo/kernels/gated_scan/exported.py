@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..exported import exported as linear_attention
+from ..exported_linear_attention import exported as linear_attention
 
 
 def exported(x: Tensor, log_f: Tensor, theta: Tensor | None, initial_state: Tensor) -> tuple[Tensor, Tensor]:

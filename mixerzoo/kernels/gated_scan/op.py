@@ -7,32 +7,21 @@ from torch import Tensor
 from ..dispatch import Backend, Run, resolve
 from ..flash_linear_attention import run_gated_scan, why_not_scan
 from ..launch import why_not_triton
-from ..recurrence import Form, Walk, finish, run_recurrence
+from ..recurrence import Form, Leaf, Walk, finish, leave_out, run_recurrence
 from ..validation import check_shape, check_walk
 from .chunked import chunked
 from .reference import reference
 
 
 def _in_full_precision(form: Form) -> Run:
-    def run(
-        x: Tensor,
-        log_f: Tensor,
-        theta: Tensor | None,
-        walk: Walk,
-    ) -> tuple[Tensor, Tensor]:
+    def run(x: Tensor, log_f: Tensor, theta: Tensor | None, walk: Walk) -> tuple[Tensor, Tensor]:
         inputs, parameters = ((x, log_f), (None,)) if theta is None else ((x, log_f, theta.expand(x.shape)), ())
-        h, final_state = run_recurrence(form, inputs, parameters, walk)
-        return h.to(x.dtype), final_state
+        return run_recurrence(form, inputs, parameters, walk, dtype=x.dtype)
 
     return run
 
 
-def _on_triton(
-    x: Tensor,
-    log_f: Tensor,
-    theta: Tensor | None,
-    walk: Walk,
-) -> tuple[Tensor, Tensor]:
+def _on_triton(x: Tensor, log_f: Tensor, theta: Tensor | None, walk: Walk) -> tuple[Tensor, Tensor]:
     from .triton_op import scan
 
     return scan(x, log_f, theta, walk)
@@ -52,12 +41,13 @@ def gated_scan(
     theta: Tensor | None = None,
     *,
     initial_state: Tensor | None = None,
+    valid: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
     direction: str = "causal",
     in_place: bool = False,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`h_t = f_t e^{i theta} h_{t-1} + x_t`, elementwise; without theta the real `h_t = f_t h_{t-1} + x_t`.
+    """Computes `h_t = f_t e^{i theta} h_{t-1} + x_t`, elementwise; without theta the real `h_t = f_t h_{t-1} + x_t`.
 
     The recurrence of HGRN (arXiv:2311.04823, section 3.2) with `x_t = (1 - f_t) c_t`. O(T D) time and memory.
 
@@ -66,6 +56,7 @@ def gated_scan(
         log_f: [B,T,D], natural logarithms <= 0; -inf forgets everything.
         theta: [D] or [B,T,D], radians a step.
         initial_state: [B,D]; None is zero.
+        valid: bool [B,T], False = padding, which leaves the state as it is and comes out as zero.
         cu_seqlens: [N+1] integers, N documents packed into one row (B=1); states are [N,D].
         direction: causal | reverse | both. Both sums the two; its states are [2,B,D].
         in_place: write the final state into initial_state (fp32), under torch.no_grad(), and return that.
@@ -85,8 +76,19 @@ def gated_scan(
         )
     if theta is not None and tuple(theta.shape) not in ((D,), (B, T, D)):
         raise ValueError(f"theta must be [D]={(D,)} or [B,T,D]={(B, T, D)}, got {tuple(theta.shape)}")
-    walk = check_walk(x, initial_state, "[B,D]", (D,), cu_seqlens, direction, in_place)
+    walk = check_walk(
+        x,
+        initial_state,
+        Leaf("D", (D,)),
+        cu_seqlens=cu_seqlens,
+        valid=valid,
+        direction=direction,
+        in_place=in_place,
+    )
     chosen = resolve("gated_scan", BACKENDS, backend, x=x)
+    x, log_f = leave_out(valid, (x, log_f), (0.0, 0.0))
+    if theta is not None:
+        (theta,) = leave_out(valid, (theta if valid is None else theta.expand(x.shape),), (0.0,))
     h, state = chosen.run(x, log_f, theta, walk)
     return finish(h, state, walk)
 

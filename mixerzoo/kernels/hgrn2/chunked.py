@@ -9,21 +9,22 @@ from ..gated_linear_attention.chunked import chunked_with_gates
 
 
 def chunked(
-    q: Tensor, x: Tensor, v: Tensor, lower_bound: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None
+    q: Tensor, logits: Tensor, v: Tensor, lower_bound: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    k, f = _KeyAndGate.apply(x, lower_bound)
+    k, f = _KeyAndGate.apply(logits, lower_bound)
     return chunked_with_gates(q, k, v, f, initial_state, cu_seqlens)
 
 
 class _KeyAndGate(torch.autograd.Function):
-    """`k = (1-gamma) sigmoid(-x)` and `f = gamma + (1-gamma) sigmoid(x)`: k = 1 - f, not lost where f is near 1.
+    """Forms `k = (1-b) sigmoid(-x)` and `f = b + (1-b) sigmoid(x)` of logits x and lower bound b.
 
-    Adjoint: `dx = (df - dk) (1-gamma) sigmoid(x) sigmoid(-x)`, `dgamma = sum (df - dk) sigmoid(-x)`.
+    k is 1 - f, not lost where f is near 1. Adjoint: `dx = (df - dk) (1-b) sigmoid(x) sigmoid(-x)`,
+    `db = sum (df - dk) sigmoid(-x)`.
     """
 
     @staticmethod
-    def forward(x: Tensor, lower_bound: Tensor) -> tuple[Tensor, Tensor]:
-        return (1 - lower_bound) * (-x).sigmoid(), lower_bound + (1 - lower_bound) * x.sigmoid()
+    def forward(logits: Tensor, lower_bound: Tensor) -> tuple[Tensor, Tensor]:
+        return (1 - lower_bound) * (-logits).sigmoid(), lower_bound + (1 - lower_bound) * logits.sigmoid()
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
@@ -31,7 +32,7 @@ class _KeyAndGate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dk: Tensor, df: Tensor):
-        x, lower_bound = ctx.saved_tensors
-        through_gate = (df - dk) * (-x).sigmoid()
+        logits, lower_bound = ctx.saved_tensors
+        through_gate = (df - dk) * (-logits).sigmoid()
         dlower_bound = through_gate.sum_to_size(lower_bound.shape) if ctx.needs_input_grad[1] else None
-        return through_gate * x.sigmoid() * (1 - lower_bound), dlower_bound
+        return through_gate * logits.sigmoid() * (1 - lower_bound), dlower_bound

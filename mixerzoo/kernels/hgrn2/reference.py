@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ..gated_linear_attention.reference import recurrent_step
-from ..gated_scan.reference import sequences
+from ..token_loop import causal_loop
 
 
 def reference(
-    q: Tensor, x: Tensor, v: Tensor, lower_bound: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None
+    q: Tensor, logits: Tensor, v: Tensor, lower_bound: Tensor, initial_state: Tensor, cu_seqlens: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    y: list[Tensor] = []
-    final: list[Tensor] = []
-    for steps in sequences((q, x, v), cu_seqlens):
-        state = initial_state[len(final)]
-        for q_t, x_t, v_t in steps:
-            f_t = lower_bound + (1 - lower_bound) * x_t.sigmoid()
-            k_t = (1 - lower_bound) * (-x_t).sigmoid()  # 1 - f without its cancellation
-            y_t, state = recurrent_step(q_t, k_t, v_t, f_t, state)
-            y.append(y_t)
-        final.append(state)
-    return torch.stack(y).view(v.shape), torch.stack(final)
+    def step(q: Tensor, logits: Tensor, v: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        f = lower_bound + (1 - lower_bound) * logits.sigmoid()
+        k = (1 - lower_bound) * (-logits).sigmoid()  # 1 - f without its cancellation
+        return recurrent_step(q, k, v, f, state)
+
+    return causal_loop(step, (q, logits, v), initial_state, cu_seqlens)

@@ -7,7 +7,17 @@ from typing import Any
 
 import torch
 
-from ..gated_scan.cases import DOCUMENTS, LENGTHS, Sampler, packed_sizes
+from ..sampling import DOCUMENTS, LENGTHS, OpFacts, Sampler, packed_sizes
+
+FACTS = OpFacts(
+    in_time=("q", "k", "v"),
+    recurrent=False,
+    variants=({}, {"causal": False}, {"window": 5}, {"H": 4, "G": 2}),
+    small=tuple(
+        {"H": 2, "G": 1, "K": 3, "V": 2, **options}
+        for options in ({}, {"causal": False}, {"window": 2}, {"S": 7}, {"cu_seqlens": (0, 5)})
+    ),
+)
 
 CASES: dict[str, dict[str, Any]] = {
     **{f"T={length}": {"B": 1, "T": length} for length in LENGTHS},
@@ -43,7 +53,7 @@ def make_inputs(
     device: str | torch.device = "cpu",
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Keyword arguments of `softmax_attention`. `logits` is the largest |logit|. `cu_seqlens` sets B and T.
+    """Draws keyword arguments of `softmax_attention`. `logits` is the largest |logit|. `cu_seqlens` sets B and T.
 
     S: number of keys, T by default; otherwise the queries are the last T of S positions, and the last `padding` keys of
     row 0 are absent. G: kv heads, H by default."""
@@ -66,4 +76,4 @@ def make_inputs(
         inputs["query_position"] = position[:, -T:]
         inputs["key_position"] = position.clone()
         inputs["key_position"][0, -padding:] = -1
-    return inputs | sample.packing(cu_seqlens)
+    return inputs | sample.sequences(B, T, cu_seqlens, padded=False)

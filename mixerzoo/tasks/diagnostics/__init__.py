@@ -1,1 +1,1 @@
-"""Synthetic tasks that each isolate one ability."""
+"""Each diagnostic is a synthetic task that isolates one ability."""

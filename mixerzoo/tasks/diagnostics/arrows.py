@@ -1,7 +1,7 @@
-"""Arrow pointing extrapolation (pLSTM, arXiv:2506.11997): does the arrow point at the disc? Tested on larger images.
+"""Arrow pointing (pLSTM, arXiv:2506.11997) asks: does the arrow point at the disc? Tests have larger images.
 
-A black arrow and a black disc on white. In larger images both are as large as before, but further apart, so that what
-was learned must be carried over a longer way: a test of scans over two dimensions.
+An image has a black arrow and a black disc on white. In larger images both keep their size but are further apart, so
+the model must carry what it learned over a longer way. This tests scans over two dimensions.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from mixerzoo.tasks.base import Batch, Measurements, Metric, Task
 from mixerzoo.tasks.config import BackboneConfig, check_at_least
-from mixerzoo.tasks.lra.classification import rows_forever, rows_once
+from mixerzoo.tasks.rows import rows_forever, rows_once
 
 EVALUATION_BATCH = 64
 TRAIN_SEED, SPLIT_SEEDS = 43, {"trained": 2**31, "valid": 2**31 + 1, "test": 2**31 + 2}
@@ -29,7 +29,7 @@ LENGTH, WIDTH, RADIUS, BORDER, BARB_ANGLE, MARGIN = (10, 30), (2, 3), (15, 30), 
 
 
 class Scene(NamedTuple):
-    """An image in numbers, in pixels (x, y): the arrow's tail and tip, its width, the disc, and whether it is hit."""
+    """Describes an image in pixels (x, y): the arrow's tail and tip, its width, the disc, and whether it is hit."""
 
     tail: tuple[float, float]
     tip: tuple[float, float]
@@ -41,7 +41,7 @@ class Scene(NamedTuple):
 
 @dataclass(frozen=True)
 class ArrowPointing(Task):
-    """Two classes of grey images, `size` x `size` in training and `valid_size` in "valid" and "test".
+    """Classifies grey images into two classes: `size` x `size` in training, `valid_size` in "valid" and "test".
 
     The split "trained" has held-out images of the training size. Image i of a split depends on i alone. `scale` = 1,
     `size` = 192, `valid_size` = 384 and `patch_size` = 16 are the published task; the defaults are half as large.
@@ -83,7 +83,7 @@ class ArrowPointing(Task):
         return hashlib.sha256(b"".join(images)).hexdigest()[:16]
 
     def scene(self, split: str, index: int) -> Scene:
-        """Image `index` of a split, as numbers."""
+        """Returns image `index` of a split, as numbers."""
         rng = np.random.default_rng((TRAIN_SEED if split == "train" else SPLIT_SEEDS[split], index))
         return draw_scene(rng, self.size if split in ("train", "trained") else self.valid_size, self.scale)
 
@@ -125,7 +125,7 @@ class ArrowPointing(Task):
 
     @torch.no_grad()
     def measure(self, model: nn.Module, backbone: BackboneConfig) -> Measurements:
-        """Accuracy on images of the training size."""
+        """Measures the accuracy on images of the training size."""
         device, correct, count = next(model.parameters()).device, 0, 0
         model.eval()
         for batch in self.batches("trained", seed=0, batch_size=EVALUATION_BATCH):
@@ -137,15 +137,15 @@ class ArrowPointing(Task):
         )
 
     def state_size(self, model: nn.Module, length: int) -> int:
-        """Of the scan in one direction."""
+        """Returns the state size of the scan in one direction."""
         return sum(block.mixer.state_size(length) for block in cast(Iterable[Any], model.blocks))
 
 
 def draw_scene(rng: np.random.Generator, size: int, scale: float) -> Scene:
-    """A disc anywhere, an arrow at least two radii from its centre; half of the arrows hit.
+    """Draws a disc anywhere, and an arrow at least two radii from its centre; half of the arrows hit.
 
-    Hits pass the centre within radius / 1.2, misses by more than 1.2 radii or the other way, so that no image is a
-    matter of a pixel.
+    Hits pass the centre within radius / 1.2; misses pass it by more than 1.2 radii, or point the other way. So no
+    answer depends on a single pixel.
     """
     border, radius = BORDER * scale, scale * rng.uniform(*RADIUS)
     centre = rng.uniform(border, size - border, size=2)
@@ -167,7 +167,7 @@ def draw_scene(rng: np.random.Generator, size: int, scale: float) -> Scene:
 
 
 def draw(scene: Scene, size: int) -> np.ndarray:
-    """uint8 [size,size], black on white."""
+    """Draws the scene in uint8 [size,size], black on white."""
     picture = Image.new("L", (size, size), 255)
     pen = ImageDraw.Draw(picture)
     (x, y), r = scene.centre, scene.radius

@@ -1,8 +1,8 @@
-"""Sequential digits: scikit-learn's handwritten digits, read pixel by pixel; ten classes.
+"""Sequential digits are scikit-learn's handwritten digits, read pixel by pixel, in ten classes.
 
-8 x 8 pixels, row after row: sequences of 64. A pixel is one of 17 greys, each with an embedding of its own, as Long
-Range Arena does it with 256. Of the 1,797 images 1,293 train, 144 validate and 360 test. Of the kind of sequential
-MNIST (Le et al., arXiv:1504.00941), and small enough for a CPU.
+An image has 8 x 8 pixels, read row after row: sequences of 64. A pixel is one of 17 greys, each with an embedding of
+its own, as in Long Range Arena with 256 greys. Of the 1,797 images, 1,293 train, 144 validate and 360 test. The task
+resembles sequential MNIST (Le et al., arXiv:1504.00941) and is small enough for a CPU.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from torch import nn
 
 from mixerzoo.tasks.base import Batch, Measurements
 from mixerzoo.tasks.config import BackboneConfig
-from mixerzoo.tasks.lra.classification import SequenceClassification, rows_forever, rows_once
+from mixerzoo.tasks.rows import rows_forever, rows_once
+from mixerzoo.tasks.sequence_classification import SequenceClassification
 
 GREYS, ORDER_SEED = 17, 0
 
 
 @dataclass(frozen=True)
 class SequentialDigits(SequenceClassification):
-    """Which digit. With `permuted`, the pixels come in one fixed random order, so that no neighbourhood helps.
+    """Classifies the digit. With `permuted`, the pixels come in one fixed random order, so that no neighbourhood helps.
 
     positions: learned by default. HGRN2 of width 32 reaches 94 % in 200 steps with them, and 44 % without.
     """
@@ -60,7 +61,7 @@ class SequentialDigits(SequenceClassification):
             yield {part: torch.from_numpy(array.astype(np.int64)) for part, array in batch.items()}
 
     def measure(self, model: nn.Module, backbone: BackboneConfig) -> Measurements:
-        """What a predictor scores that knows nothing."""
+        """Reports the score of a predictor without knowledge."""
         labels = self._parts["test"][1]
         return Measurements(
             {"majority class": float(np.bincount(labels).max() / len(labels))},
@@ -69,9 +70,9 @@ class SequentialDigits(SequenceClassification):
 
     @cached_property
     def _parts(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Greys uint8 [N,64] from 0 to 16, and labels [N], of every split."""
+        """Returns greys uint8 [N,64] from 0 to 16, and labels [N], of every split."""
         try:
-            from mixerzoo.tasks.vision.data import digit_splits
+            from mixerzoo.tasks.vision.image_data import digit_splits
         except ImportError as error:
             raise ValueError("the digits need mixerzoo[vision]; remedy: pip install 'mixerzoo[vision]'") from error
         order = np.random.default_rng(ORDER_SEED).permutation(64) if self.permuted else np.arange(64)

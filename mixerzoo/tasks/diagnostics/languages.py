@@ -1,8 +1,9 @@
-"""Formal languages: parity, even pairs and modular arithmetic, learned on short words and tested on long ones.
+"""Formal languages are learned on short words and tested on long ones: parity, even pairs, modular arithmetic.
 
-The languages of Deletang et al. (arXiv:2207.02098) with the lengths of Beck et al. (arXiv:2405.04517): words of 3 to 40
-symbols in training, up to 256 in the test. A model that keeps count goes on, one that has learned a shortcut falls to
-chance: the score is the mean accuracy over lengths above 40, and `accuracy_by_length` gives the curve.
+The languages are those of Deletang et al. (arXiv:2207.02098), the lengths those of Beck et al. (arXiv:2405.04517):
+words of 3 to 40 symbols in training, up to 256 in the test. A model that counts stays right on long words; a model that
+learned a shortcut falls to chance. The score is the mean accuracy over lengths above 40; `accuracy_by_length` gives the
+curve.
 
     parity                             1 0 1 1          1 if the number of ones is odd
     even pairs                         1 0 1 1          1 if first and last symbol differ, so 0 here
@@ -26,7 +27,8 @@ from torch import nn
 
 from mixerzoo.tasks.base import Batch, Measurements, Metric, Series
 from mixerzoo.tasks.config import BackboneConfig, check_at_least
-from mixerzoo.tasks.lra.classification import SequenceClassification, padded
+from mixerzoo.tasks.rows import padded
+from mixerzoo.tasks.sequence_classification import SequenceClassification
 
 from .tokens import VALID_SEED
 
@@ -38,11 +40,11 @@ EVALUATION_BATCH = 64
 
 @dataclass(frozen=True)
 class LengthExtrapolation(SequenceClassification):
-    """Words of `shortest` to `longest` symbols, uniform, in training; of longer ones up to `test_longest` in the test.
+    """Trains on words of `shortest` to `longest` symbols, uniform, and tests on longer ones, up to `test_longest`.
 
     The splits: "train"; "valid" and "test", `valid_words` words of each of eight lengths above `longest`; "trained",
     held-out words of the training lengths; "length-64", words of one length. Causal, read at the last symbol.
-    Embeddings start at 0.2, for with 0.02 the first blocks' outputs drown them and HGRN2 stays at chance for long.
+    Embeddings start at 0.2: with 0.02 the first blocks' outputs drown them and HGRN2 stays at chance for long.
     """
 
     pooling: str = "last"
@@ -72,10 +74,10 @@ class LengthExtrapolation(SequenceClassification):
 
     @abstractmethod
     def draw(self, rng: np.random.Generator, length: int) -> tuple[str, int]:
-        """A word of that length, over `symbols`, and its class."""
+        """Draws a word of that length, over `symbols`, and its class."""
 
     def nearest(self, length: int) -> int:
-        """The length of a word closest to, and not above, `length`."""
+        """Returns the length of a word closest to, and not above, `length`."""
         return length
 
     @property
@@ -102,9 +104,9 @@ class LengthExtrapolation(SequenceClassification):
 
     @torch.no_grad()
     def accuracy_by_length(self, model: nn.Module) -> dict[int, float]:
-        """The extrapolation curve of a trained model, from half of the longest training length to `test_longest`.
+        """Measures a trained model's extrapolation curve, from half of the longest training length to `test_longest`.
 
-        The model is left in the mode, training or evaluation, that it was in.
+        The model's mode, training or evaluation, stays unchanged.
         """
         was_training, device = model.training, next(model.parameters()).device
         model.eval()
@@ -120,7 +122,7 @@ class LengthExtrapolation(SequenceClassification):
         return curve
 
     def measure(self, model: nn.Module, backbone: BackboneConfig) -> Measurements:
-        """The extrapolation curve."""
+        """Measures the extrapolation curve."""
         curve = self.accuracy_by_length(model)
         extrapolation = Series("length of the word", "accuracy", list(curve.items()), mark=self.longest)
         return Measurements(
@@ -147,7 +149,7 @@ class LengthExtrapolation(SequenceClassification):
 
 @dataclass(frozen=True)
 class Parity(LengthExtrapolation):
-    """Whether the number of ones is odd."""
+    """Asks whether the number of ones is odd."""
 
     name: ClassVar[str] = "diagnostics/parity"
     classes: ClassVar[int] = 2
@@ -160,7 +162,7 @@ class Parity(LengthExtrapolation):
 
 @dataclass(frozen=True)
 class EvenPairs(LengthExtrapolation):
-    """Whether the number of unequal neighbours is odd, which is whether the first symbol differs from the last."""
+    """Asks whether the number of unequal neighbours is odd, that is, whether the first symbol differs from the last."""
 
     name: ClassVar[str] = "diagnostics/even-pairs"
     classes: ClassVar[int] = 2
@@ -173,7 +175,7 @@ class EvenPairs(LengthExtrapolation):
 
 @dataclass(frozen=True)
 class ModularArithmetic(LengthExtrapolation):
-    """Digits 0 to 4 with +, - and * between them, modulo 5; lengths are odd."""
+    """Asks for the value, modulo 5, of digits 0 to 4 with +, - and * between them; lengths are odd."""
 
     name: ClassVar[str] = "diagnostics/modular-arithmetic"
     classes: ClassVar[int] = MODULUS
@@ -197,7 +199,10 @@ class ModularArithmetic(LengthExtrapolation):
 
 @dataclass(frozen=True)
 class BracketedArithmetic(LengthExtrapolation):
-    """Modulo 5 with brackets: x, -x, (x), (-x), and from 5 symbols on (A+B), (A-B), (A*B), cut at a uniform place."""
+    """Asks for the value, modulo 5, of a term with brackets.
+
+    Terms are x, -x, (x), (-x), and from 5 symbols on (A+B), (A-B), (A*B), cut at a uniform place.
+    """
 
     name: ClassVar[str] = "diagnostics/modular-arithmetic-brackets"
     classes: ClassVar[int] = MODULUS

@@ -1,4 +1,4 @@
-"""Bounded memory: selective copying, memorization and compression, as MAD has them (arXiv:2403.17844, appendix B).
+"""Bounded memory is tested by MAD's selective copying, memorization and compression (arXiv:2403.17844, appendix B).
 
 selective copy    3 . . 1 . 2 | . . .       -> at the dots after the bar 3 1 2
 memorization      a ? c ? b ? a ?           -> at every ? the value of the key before it, always the same one
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mixerzoo.tasks.config import BackboneConfig
-from mixerzoo.tasks.lm.model import LanguageModel
+from mixerzoo.tasks.models.language_model import LanguageModel
 
 from .tokens import TokenTask, no_labels
 
@@ -25,10 +25,10 @@ MAP_SEED = 0
 
 @dataclass(frozen=True)
 class SelectiveCopy(TokenTask):
-    """Repeat `num_copy` tokens in order, leaving out the blanks between them. MAD: length 256, 16 tokens.
+    """Asks for `num_copy` tokens in order, without the blanks between them. MAD: length 256, 16 tokens.
 
-    The last two of `vocab_size` symbols are the blank and the bar. Each blank goes before a uniformly chosen one of
-    the tokens, so that the last token and the bar are neighbours.
+    The last two of `vocab_size` symbols are the blank and the bar. Each blank goes before a uniformly chosen token, so
+    the last token and the bar are neighbours.
     """
 
     num_copy: int = 8
@@ -57,7 +57,7 @@ class SelectiveCopy(TokenTask):
 
 @dataclass(frozen=True)
 class Memorization(TokenTask):
-    """Know a fixed map from keys to values by heart: it is in the weights, not in the context. MAD: 256, length 32.
+    """Asks for a fixed map from keys to values: the weights hold it, not the context. MAD: 256, length 32.
 
     The symbols are half keys, half values, and a question mark besides.
     """
@@ -78,7 +78,7 @@ class Memorization(TokenTask):
 
     @cached_property
     def value_of(self) -> np.ndarray:
-        """The map, int64 [vocab_size / 2]: the same for every seed."""
+        """Returns the map, int64 [vocab_size / 2]: the same for every seed."""
         half = self.vocab_size // 2
         return half + np.random.default_rng((MAP_SEED, self.vocab_size)).integers(half, size=half)
 
@@ -91,7 +91,7 @@ class Memorization(TokenTask):
 
 @dataclass(frozen=True)
 class Compression(TokenTask):
-    """Write a random sequence into one vector: the label of every place is its own token. MAD: 16, length 32.
+    """Compresses a random sequence into one vector: the label of every place is its own token. MAD: 16, length 32.
 
     The last place holds the bar, the symbol `vocab_size`, and has no label.
     """
@@ -122,7 +122,10 @@ class Compression(TokenTask):
 
 
 class Autoencoder(nn.Module):
-    """A causal model's last output vector, given to every place with that place's own vector, and decoded by an MLP."""
+    """Encodes with a causal model and decodes with an MLP.
+
+    The MLP decodes every place from the model's last output vector and that place's own vector.
+    """
 
     def __init__(self, model: LanguageModel, length: int) -> None:
         super().__init__()
@@ -132,7 +135,7 @@ class Autoencoder(nn.Module):
         self.decoder = nn.Sequential(nn.Linear(2 * dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, vocab_size))
 
     def forward(self, ids: Tensor) -> Tensor:
-        """[B,T] to logits [B,T,vocabulary]."""
+        """Maps [B,T] to logits [B,T,vocabulary]."""
         summary = self.stack(self.embedding(ids))[:, -1:].expand(-1, ids.shape[1], -1)
         return self.decoder(torch.cat([summary, self.place.expand(len(ids), -1, -1)], dim=-1))
 

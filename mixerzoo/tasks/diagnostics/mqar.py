@@ -1,4 +1,4 @@
-"""Multi-query associative recall (MQAR), with the generator of Zoology (Arora et al., arXiv:2312.04927).
+"""Multi-query associative recall (MQAR) has the generator of Zoology (Arora et al., arXiv:2312.04927).
 
     inputs   k1 v1 k2 v2 0 0 k2 0 0 0 k1 0        pairs first, then every key once more, at even slots of the rest
     labels    .  .  .  . . . v2 . . . v1 .        -100 wherever the dot stands
@@ -24,10 +24,12 @@ from .tokens import TokenTask, no_labels
 
 @dataclass(frozen=True)
 class MQAR(TokenTask):
-    """Recall the value of each of `num_pairs` keys when it appears again. Fresh sequences in every training batch.
+    """Asks for the value of each of `num_pairs` keys when the key appears again.
+
+    Every training batch has fresh sequences.
 
     The defaults are the small setting, which two CPU cores can learn; Zoology's first is length=64, vocab_size=8192.
-    Embeddings start at 0.2 rather than 0.02, for the first blocks' outputs would otherwise drown them.
+    Embeddings start at 0.2 rather than 0.02, because the first blocks' outputs would otherwise drown them.
     """
 
     length: int = 32
@@ -58,7 +60,7 @@ class MQAR(TokenTask):
             raise ValueError(f"task.vocab_size must be larger than length = {self.length}, got {self.vocab_size}")
 
     def generate(self, rng: np.random.Generator, rows: int) -> tuple[np.ndarray, np.ndarray]:
-        """`rows` sequences: inputs and labels, int64 [rows, length]."""
+        """Generates `rows` sequences: inputs and labels, int64 [rows, length]."""
         pairs, half = self.num_pairs, self.vocab_size // 2
         context, slots = 2 * pairs, (self.length - 2 * pairs) // 2
         keys = 1 + _draw_distinct(rng, np.zeros(half - 1), rows, pairs)
@@ -75,6 +77,6 @@ class MQAR(TokenTask):
 
 
 def _draw_distinct(rng: np.random.Generator, log_weights: np.ndarray, rows: int, count: int) -> np.ndarray:
-    """`count` distinct indices per row, drawn one after the other in proportion to their weights (Gumbel top-k)."""
+    """Draws `count` distinct indices per row, one after the other, in proportion to their weights (Gumbel top-k)."""
     scores = log_weights + rng.gumbel(size=(rows, len(log_weights)))
     return np.argsort(-scores, axis=1)[:, :count]

@@ -1,12 +1,12 @@
-"""Recall from the context: induction heads, and the recall tasks of MAD (Poli et al., arXiv:2403.17844, appendix B).
+"""Recall is tested by induction heads and by the recall tasks of MAD (Poli et al., arXiv:2403.17844, appendix B).
 
-    induction            5 2 * 7 3 3 1 *                     -> 7, what followed the first *
-    in-context recall    a 3 b 1 c 3 a 3 b 1                 at a key that was there before, its value
+    induction            5 2 * 7 3 3 1 *                     -> 7, which followed the first *
+    in-context recall    a 3 b 1 c 3 a 3 b 1                 at a key seen before, its value
     noisy recall         a 3 # % b 1 ! # a 3                 the same among noise, from symbols of its own
     fuzzy recall         a c 3 1 b 2 b c 1 a c 3 1           keys and values of one to three symbols
 
-Keys are from the lower half of the vocabulary, values from the upper. Which value belongs to a key is drawn anew for
-every sequence, and independently: several keys may share one.
+Keys are from the lower half of the vocabulary, values from the upper. Every sequence draws a new value for each key,
+independently: several keys may share one.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from .tokens import TokenTask, no_labels
 
 @dataclass(frozen=True)
 class Induction(TokenTask):
-    """After the second trigger say what followed the first, which stands at a uniform place; one answer, at the end.
+    """Asks, after the second trigger, for the symbol after the first.
 
-    The setting of Mamba (arXiv:2312.00752, section 4.1.2): 16 symbols, length 256 there, and a trigger besides.
+    The first trigger stands at a uniform place; the one answer is at the end. Mamba (arXiv:2312.00752, section 4.1.2)
+    has 16 symbols and a trigger besides, and length 256.
     """
 
     name: ClassVar[str] = "diagnostics/induction"
@@ -49,9 +50,9 @@ class Induction(TokenTask):
 
 @dataclass(frozen=True)
 class InContextRecall(TokenTask):
-    """MAD's in-context recall: pairs of a key and its value; a key that was there before asks for its value.
+    """Asks, in pairs of a key and its value, for the value of each key seen before: MAD's in-context recall.
 
-    The last key is always such a one. `noise` is the probability that a pair is two tokens of noise instead, from
+    The last key is always one seen before. `noise` is the probability that a pair is two tokens of noise instead, from
     `noise_vocab_size` further symbols; MAD's noisy recall has 0.2 and 16.
     """
 
@@ -100,7 +101,7 @@ class InContextRecall(TokenTask):
 
 @dataclass(frozen=True)
 class NoisyRecall(InContextRecall):
-    """In-context recall with a fifth of the pairs replaced by noise: MAD's noisy recall."""
+    """Replaces a fifth of the pairs of in-context recall by noise: MAD's noisy recall."""
 
     noise: float = 0.2
     noise_vocab_size: int = 16
@@ -110,11 +111,11 @@ class NoisyRecall(InContextRecall):
 
 @dataclass(frozen=True)
 class FuzzyRecall(TokenTask):
-    """MAD's fuzzy recall: keys and values of one to `longest` symbols, at every place of a value its next symbol.
+    """Asks for values of several symbols, one symbol after the other: MAD's fuzzy recall.
 
-    A value's labels stand where the symbol before it does, and only if the whole key was there before. The pairs that
-    fit come first and then padding, the symbol `vocab_size`, until the last pair, a known key with its value but for
-    the last symbol.
+    Keys and values have one to `longest` symbols. Each label of a value stands where the symbol before it does, and
+    only if the whole key was seen before. As many pairs as fit come first, then padding, the symbol `vocab_size`. The
+    last pair is a known key with its value, without the last symbol.
     """
 
     length: int = 128

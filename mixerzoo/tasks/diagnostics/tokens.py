@@ -1,4 +1,4 @@
-"""What the synthetic token tasks share: fresh sequences in every training batch, a label at every position or none."""
+"""Synthetic token tasks share this base: fresh sequences in every training batch, a label at every position or none."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mixerzoo.tasks.base import Batch, Metric, Task
 from mixerzoo.tasks.config import BackboneConfig, check_at_least
-from mixerzoo.tasks.lm.model import IGNORED, LanguageModel, token_loss
+from mixerzoo.tasks.models.language_model import IGNORED, LanguageModel, token_loss
 
 VALID_SEED = 2**31  # training seeds lie below it, so that no splits share a random stream
 HELD_OUT_SEEDS = {"valid": VALID_SEED, "test": VALID_SEED + 1}
@@ -23,7 +23,7 @@ HELD_OUT_SEEDS = {"valid": VALID_SEED, "test": VALID_SEED + 1}
 
 @dataclass(frozen=True)
 class TokenTask(Task):
-    """Predict the labels that are not -100 of int64 [B,length] tokens, with a causal model.
+    """Asks a causal model for the labels that are not -100 of int64 [B,length] tokens.
 
     Subclasses draw the sequences. The splits are different random streams of one distribution.
     """
@@ -48,16 +48,16 @@ class TokenTask(Task):
 
     @abstractmethod
     def generate(self, rng: np.random.Generator, rows: int) -> tuple[np.ndarray, np.ndarray]:
-        """`rows` sequences: tokens and labels, int64 [rows, length]."""
+        """Generates `rows` sequences: tokens and labels, int64 [rows, length]."""
 
     @property
     def model_vocabulary(self) -> int:
-        """Ids that the model needs; tasks with special symbols have more than `vocab_size`."""
+        """Returns the number of ids that the model needs; special symbols come on top of `vocab_size`."""
         return self.vocab_size
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the held-out sets' and the first training sequences, so that a changed random stream shows."""
+        """Hashes the held-out sets and the first training sequences, so that a changed random stream shows."""
         parts = (self.generate(np.random.default_rng(seed), 64) for seed in (*HELD_OUT_SEEDS.values(), 0))
         return hashlib.sha256(b"".join(array.tobytes() for part in parts for array in part)).hexdigest()[:16]
 

@@ -1,24 +1,24 @@
-"""The configuration of a language model of the zoo, as transformers stores it."""
+"""Defines the configuration of a language model of the zoo, as transformers stores it."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import PreTrainedConfig
 
 from mixerzoo.blocks.stack import CHANNEL_MIXER_KEYS
 from mixerzoo.registry.catalog import MIXERS, mixer_info
+from mixerzoo.registry.pattern import Pattern, resolved, tiled
 from mixerzoo.registry.registry import unknown
 
-from .cache import CACHE_NAMES
-
+CACHE_NAMES = ("cache", "past_key_values")  # a model's cache, which transformers 5.24 renamed
 HEADS = {"num_attention_heads": "num_heads", "num_key_value_heads": "num_kv_heads"}
 
 
 class MixerConfig(PreTrainedConfig):
-    """Of a pre-norm language model with any mixer or pattern of mixers.
+    """Configures a pre-norm language model with any mixer or pattern of mixers.
 
     Args:
         mixer: a mixer's name, its configuration (`{"name": "hgrn2", "expand": 64}`), or a list to tile over depth.
@@ -35,11 +35,11 @@ class MixerConfig(PreTrainedConfig):
         dropout: on every residual branch.
         max_position_embeddings: the length of the training rows. Nothing depends on it: no mixer has learned positions.
         initializer_range: standard deviation of embeddings and linear maps.
-        fused_loss: while training, take the loss without logits (`loss.py`): `logits` is None then.
+        fused_loss: while training, take the loss without logits (`transformers_model/loss.py`): `logits` is None then.
         tie_word_embeddings: the head's weight is the embedding's.
 
-    Raises ValueError for a malformed or unknown `mixer`, one that isn't causal or has another width, a size that is no
-    whole number, and an unknown keyword of `channel_mixer`; mixers check their own keywords.
+    Raises ValueError for a `mixer` that is malformed, unknown, not causal or of another width, for a size that is no
+    whole number, and for an unknown keyword of `channel_mixer`. Mixers check their own keywords.
     """
 
     model_type = "mixerzoo"
@@ -47,7 +47,7 @@ class MixerConfig(PreTrainedConfig):
 
     def __init__(
         self,
-        mixer: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]] = "hgrn2",
+        mixer: Pattern = "hgrn2",
         vocab_size: int = 32000,
         hidden_size: int = 1024,
         num_hidden_layers: int = 24,
@@ -80,7 +80,7 @@ class MixerConfig(PreTrainedConfig):
                 raise ValueError(f"{key} must be a whole number, at least 1, got {count!r}")
         if not isinstance(channel_mixer, Mapping | None):
             raise ValueError(f"channel_mixer must be keywords of GLU, or None for none, got {channel_mixer!r}")
-        self.mixer = _pattern(mixer)
+        self.mixer = resolved(mixer)
         self.vocab_size = vocab_size
         self.hidden_size = hidden_size
         self.num_hidden_layers = num_hidden_layers
@@ -110,23 +110,22 @@ class MixerConfig(PreTrainedConfig):
 
     @property
     def mixers(self) -> list[dict[str, Any]]:
-        """Every layer's complete mixer configuration, width and heads included."""
-        pattern = self.mixer if isinstance(self.mixer, list) else [self.mixer]
-        return [self._complete(pattern[layer % len(pattern)]) for layer in range(self.num_hidden_layers)]
+        """Returns every layer's complete mixer configuration, width and heads included."""
+        return [self._complete(mixer) for mixer in tiled(self.mixer, self.num_hidden_layers)]
 
     @property
     def layer_types(self) -> list[str]:
-        """In transformers' words: linear_attention (a state of constant size), full_attention or sliding_attention."""
+        """Returns transformers' words: linear_attention (constant state), full_attention or sliding_attention."""
         return [_layer_type(mixer) for mixer in self.mixers]
 
     @property
     def sliding_window(self) -> int | None:
-        """What transformers wants to know of sliding_attention layers; None without one."""
+        """Returns what transformers wants to know of sliding_attention layers; None without one."""
         return next((mixer["window"] for mixer in self.mixers if mixer.get("window")), None)
 
     @property
     def glu(self) -> dict[str, Any] | None:
-        """The complete keywords of every layer's channel mixer; None without one."""
+        """Returns the complete keywords of every layer's channel mixer; None without one."""
         if self.channel_mixer is None or self.intermediate_size is None:
             return self.channel_mixer
         return {"hidden": self.intermediate_size, **self.channel_mixer}
@@ -142,15 +141,6 @@ class MixerConfig(PreTrainedConfig):
         takes = inspect.signature(MIXERS.get(mixer["name"]).__init__).parameters
         heads = {own: getattr(self, name) for name, own in HEADS.items() if own in takes and getattr(self, name)}
         return {**heads, **mixer, "dim": self.hidden_size}
-
-
-def _pattern(mixer: Any) -> dict[str, Any] | list[dict[str, Any]]:
-    several = isinstance(mixer, (list, tuple))
-    pattern = [{"name": m} if isinstance(m, str) else m for m in (mixer if several else [mixer])]
-    if not pattern or not all(isinstance(m, Mapping) and "name" in m for m in pattern):
-        raise ValueError(f"mixer must be a name, a configuration with a 'name', or a list of those, got {mixer!r}")
-    plain = [dict(m) for m in pattern]
-    return plain if several else plain[0]
 
 
 def _layer_type(mixer: Mapping[str, Any]) -> str:

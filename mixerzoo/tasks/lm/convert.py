@@ -1,4 +1,4 @@
-"""A checkpoint in flash-linear-attention's format into ours and back, tensor by tensor, all or nothing."""
+"""Converts a checkpoint in flash-linear-attention's format into ours and back, tensor by tensor, all or nothing."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from pathlib import Path
 
 from huggingface_hub import save_torch_state_dict
 
-from .checkpoints import CONFIG, INDEX, read_ours, read_published, read_values
+from mixerzoo.tasks.lm.flash_linear_attention.checkpoints import CONFIG, INDEX, read_ours, read_published, read_values
+from mixerzoo.tasks.lm.flash_linear_attention.model_types import DEFAULTS
+from mixerzoo.tasks.lm.transformers_model.modeling import stored_shapes
+
 from .configuration import MixerConfig
-from .flash_linear_attention import DEFAULTS
-from .modeling import stored_shapes
 
 ALONG = (".json", ".model", ".txt", ".jinja")  # of tokenizers, generation and chat templates
 
 
 def convert(source: str | Path, target: str | Path, *, shard_size: str = "5GB") -> Path:
-    """A checkpoint in the other format: flash-linear-attention's becomes ours, ours becomes flash-linear-attention's.
+    """Converts a checkpoint to the other format, from flash-linear-attention's to ours or from ours to theirs.
 
-    Tensors keep their values and dtypes; tokenizer and generation files go along. `target` is created when everything
+    Tensors keep their values and dtypes; tokenizer and generation files are copied. `target` is created when everything
     has been read, checked and written, or not at all.
 
     Args:
@@ -28,8 +29,8 @@ def convert(source: str | Path, target: str | Path, *, shard_size: str = "5GB") 
         target: a directory that doesn't exist yet.
         shard_size: the largest file of weights.
 
-    Raises ValueError for a source that is neither, is damaged, or has other tensors than its configuration says,
-    for a model that the other format can't express, and for a target that can't be written."""
+    Raises ValueError for a source that is neither, is damaged, or has other tensors than its configuration says. So it
+    does for a model that the other format can't express, and for a target that can't be written."""
     source, target = Path(source), Path(target)
     if target.exists():
         raise ValueError(f"{target} already exists; remedy: another target")

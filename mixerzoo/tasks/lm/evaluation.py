@@ -1,4 +1,4 @@
-"""How well a language model predicts a text, and how that hangs on how much of it the model has seen.
+"""Measures how well a language model predicts a text, and how that depends on how much of it the model has seen.
 
     sliding      every token is predicted from a window of the last `context` tokens, the window moving by `stride`
     growing      every token is predicted from all before it in a long piece: the loss by position
@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .loss import LOGITS_AT_ONCE
-from .modeling import MixerForCausalLM
-from .tokens import Tokens, count_bytes
+from mixerzoo.tasks.lm.data.token_files import Tokens, count_bytes
+from mixerzoo.tasks.lm.transformers_model.loss import LOGITS_AT_ONCE
+from mixerzoo.tasks.lm.transformers_model.modeling import MixerForCausalLM
 
 TOKENS_AT_ONCE = 2**15
 BUCKETS_A_DOUBLING = 2  # positions of the loss by position are grouped in steps of sqrt(2)
@@ -30,7 +30,10 @@ BUCKETS_A_DOUBLING = 2  # positions of the loss by position are grouped in steps
 
 @torch.no_grad()
 def token_losses(model: PreTrainedModel, ids: np.ndarray) -> np.ndarray:
-    """Nats of ids[:,1:] given all before them in their row: [B,T+1] -> fp64 [B,T]. The logits are made in parts."""
+    """Returns nats of ids[:,1:] given all before them in their row: [B,T+1] -> fp64 [B,T].
+
+    The logits are made in parts.
+    """
     rows = torch.from_numpy(ids.astype(np.int64)).to(model.device)
     hidden = model.base_model(input_ids=rows[:, :-1], use_cache=False).last_hidden_state.flatten(0, 1)
     head: Any = model.get_output_embeddings()
@@ -43,7 +46,7 @@ def token_losses(model: PreTrainedModel, ids: np.ndarray) -> np.ndarray:
 
 
 def sliding(model: PreTrainedModel, ids: np.ndarray, context: int, stride: int) -> np.ndarray:
-    """Nats [N-1] of every token but the first, from windows of `context` tokens that begin `stride` apart.
+    """Returns nats [N-1] of every token but the first, from windows of `context` tokens that begin `stride` apart.
 
     A token is predicted by the first window that holds it: with at least context - stride before it, but for the first
     ones. With stride = context the windows are apart."""
@@ -68,7 +71,10 @@ def sliding(model: PreTrainedModel, ids: np.ndarray, context: int, stride: int) 
 
 
 def growing(model: PreTrainedModel, ids: np.ndarray, length: int) -> np.ndarray:
-    """Nats [pieces,length]: position t of a piece is predicted from the t+1 tokens before it. A rest is left out."""
+    """Returns nats [pieces,length]: position t of a piece is predicted from the t+1 tokens before it.
+
+    A rest is left out.
+    """
     if length < 1:
         raise ValueError(f"a length must be at least 1, got {length}")
     pieces = (len(ids) - 1) // length
@@ -80,7 +86,7 @@ def growing(model: PreTrainedModel, ids: np.ndarray, length: int) -> np.ndarray:
 
 
 def by_position(losses: np.ndarray) -> list[dict[str, float]]:
-    """The mean loss of positions in groups that grow with them: `first` to `last`, counted from 1."""
+    """Returns the mean loss of positions in groups that grow with them: `first` to `last`, counted from 1."""
     length = losses.shape[1]
     steps = math.ceil(math.log2(length) * BUCKETS_A_DOUBLING) if length > 1 else 0
     edges = sorted({min(length, round(2 ** (step / BUCKETS_A_DOUBLING))) for step in range(steps + 1)} | {length})
@@ -101,7 +107,7 @@ def evaluate_text(
     lengths: Sequence[int] = (),
     max_tokens: int | None = None,
 ) -> dict[str, Any]:
-    """Everything above, as JSON can hold it.
+    """Evaluates everything above, as values that JSON can hold.
 
     Args:
         tokens: the text; of it, at most `max_tokens` count.
@@ -137,7 +143,7 @@ def evaluate_text(
 
 
 def plot_lengths(results: dict[str, Any], title: str, path: Path) -> None:
-    """Loss by position, and by the length of pieces, around the length of training: a PNG."""
+    """Plots loss by position, and by the length of pieces, around the length of training: a PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
@@ -164,7 +170,7 @@ def score_tasks(
     limit: int | None = None,
     batch_size: int = 8,
 ) -> dict[str, Any]:
-    """Results of lm-evaluation-harness tasks, by its own `simple_evaluate` on its own `HFLM` around the model.
+    """Runs lm-evaluation-harness tasks, by its own `simple_evaluate` on its own `HFLM` around the model.
 
     Args:
         tasks: names of tasks and groups, and patterns of them (`mmlu_*`).

@@ -1,7 +1,7 @@
-"""What a training of a language model is: model, data, training and seed, and the recipe files that hold them.
+"""Defines a training of a language model (model, data, training, seed) and reads the recipe files that hold it.
 
-A recipe is a TOML file with the tables of `LMRun`: [model], [data], [train], [published]. Laid over each other, the
-later winning: the defaults here, the recipe, the command line's options, its `--set`. Standard library only.
+A recipe is a TOML file with the tables of `LMRun`: [model], [data], [train], [published]. Later ones override earlier
+ones: the defaults here, the recipe, the command line's options, its `--set`. Standard library only.
 """
 
 from __future__ import annotations
@@ -9,15 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
+from mixerzoo.registry.pattern import label_of, pattern_of
 from mixerzoo.tasks import recipes
 from mixerzoo.tasks.config import check_at_least, from_dict, parse_setting
 from mixerzoo.tasks.recipes import lay
+
+LONGEST_LABEL = 4  # mixers; of a longer pattern a label has each name once
 
 list_recipes = partial(recipes.list_recipes, "lm")
 read_recipe = partial(recipes.read_recipe, "lm")
@@ -25,12 +28,12 @@ read_recipe = partial(recipes.read_recipe, "lm")
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where text comes from, and how it becomes rows of tokens.
+    """Says where text comes from, and how it becomes rows of tokens.
 
-    name: embedded | text:FILES | jsonl:FILES | parquet:FILES | hfds:NAME[@SPLIT] | tokens:FILE, see `data.py`.
+    name: embedded | text:FILES | jsonl:FILES | parquet:FILES | hfds:NAME[@SPLIT] | tokens:FILE, see `data/sources.py`.
     valid: the text to validate on, named likewise; None: the last `valid_fraction` of the tokens.
     text_key: the field or column of jsonl, parquet and hfds that holds the text.
-    subset: of a Hugging Face data set, what it calls its configuration.
+    subset: the configuration of a Hugging Face data set, in its own words.
     tokenizer: bytes, or a tokenizer's name on the Hugging Face hub, or its folder; None: a token file's own, or bytes.
     end_documents: put the tokenizer's end-of-text token after every document.
     length: tokens in a row, T.
@@ -66,7 +69,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class Training:
-    """AdamW, a warm-up and a schedule, in updates of `batch_size` rows.
+    """Configures AdamW, a warm-up and a schedule, in updates of `batch_size` rows.
 
     `batch_size` counts the rows of all processes together, so that a recipe means the same on any number of them;
     `grad_accum_steps` cuts it into what memory holds. `schedule`, from `warmup_lr` through `lr` at update `warmup` to
@@ -107,7 +110,7 @@ class Training:
             raise ValueError(f"train.decay must lie above 0 and at most at 1, got {self.decay}")
 
     def learning_rate(self, step: int) -> float:
-        """Of update `step`, the first being 1."""
+        """Returns the rate of update `step`, the first being 1."""
         if step < self.warmup:
             return self.warmup_lr + (self.lr - self.warmup_lr) * step / self.warmup
         if self.schedule == "inverse_sqrt":
@@ -124,10 +127,10 @@ class Training:
 
 @dataclass(frozen=True)
 class LMRun:
-    """One training of one language model.
+    """Describes one training of one language model.
 
     model: keywords of `MixerConfig`, of which `vocab_size` defaults to the tokenizer's; or `{"pretrained": NAME}`, a
-        checkpoint to go on from.
+        checkpoint to start from.
     published: what the recipe's source reports, for comparison; nothing reads it.
     """
 
@@ -151,18 +154,18 @@ class LMRun:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; `from_dict` reads them back."""
+        """Returns plain JSON values; `from_dict` reads them back."""
         return json.loads(json.dumps(asdict(self)))
 
     @property
     def label(self) -> str:
-        """`hgrn2`, or `hgrn2+attention` for a pattern; a checkpoint's own name."""
+        """Returns `hgrn2`, or `hgrn2+attention` for a pattern; a checkpoint's own name."""
         if "pretrained" in self.model:
             return Path(self.model["pretrained"]).name
-        mixer = self.model["mixer"]
-        pattern = mixer if isinstance(mixer, list) else [mixer]
-        names = [str(m.get("name")) if isinstance(m, Mapping) else str(m) for m in pattern]
-        return "+".join(names if len(names) < 5 else dict.fromkeys(names))
+        pattern = pattern_of(self.model["mixer"], "model.mixer")
+        if len(pattern) > LONGEST_LABEL:
+            pattern = list({mixer["name"]: mixer for mixer in pattern}.values())
+        return label_of(pattern)
 
     @cached_property
     def run_id(self) -> str:
@@ -178,7 +181,10 @@ def resolve(
     settings: Sequence[str] = (),
     seed: int | None = None,
 ) -> LMRun:
-    """A run from what a command line says. `model` is JSON, an object of `MixerConfig`'s keywords, or a checkpoint."""
+    """Builds a run from a command line.
+
+    `model` is JSON, an object of `MixerConfig`'s keywords, or a checkpoint.
+    """
     values = {"model": {}, **(read_recipe(recipe) if recipe is not None else {})}
     options = {"model": _model(model) if model is not None else None, "data.name": data, "seed": seed}
     given = [(path, value) for path, value in options.items() if value is not None]

@@ -1,4 +1,4 @@
-"""Next-byte prediction on real text, in bits per byte.
+"""Trains next-byte prediction on real text, in bits per byte.
 
 The embedded corpus is the language reference that CPython ships for `help()` (`pydoc_data.topics`, about 470 kB of
 English); `path` takes any file instead. The last tenth is held out: one half for validation, the other for the test,
@@ -12,7 +12,6 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -21,8 +20,9 @@ from torch import Tensor, nn
 
 from mixerzoo.tasks.base import Batch, Measurements, Metric, Series, Task
 from mixerzoo.tasks.config import BackboneConfig
+from mixerzoo.tasks.models.language_model import LanguageModel, token_loss
 
-from .model import LanguageModel, token_loss
+from .data.corpus import read_corpus
 
 VOCABULARY = 256
 EVALUATION_BATCH = 64
@@ -30,9 +30,9 @@ EVALUATION_BATCH = 64
 
 @dataclass(frozen=True)
 class TextLM(Task):
-    """Next-byte prediction: train on random windows of `length` bytes, validate and test on `valid_windows` fixed ones.
+    """Trains on random windows of `length` bytes, and validates and tests on `valid_windows` fixed ones.
 
-    held_out: the fraction of the text that is kept from training. longest: windows up to that many times as long are
+    held_out: the fraction of the text that is not trained on. longest: windows up to that many times as long are
     measured after the training, doubling; 1: none.
     """
 
@@ -104,7 +104,7 @@ class TextLM(Task):
 
     @torch.no_grad()
     def measure(self, model: nn.Module, backbone: BackboneConfig) -> Measurements:
-        """Bits per byte of the test text in windows of `length`, 2 `length`, ... bytes."""
+        """Measures bits per byte of the test text in windows of `length`, 2 `length`, ... bytes."""
         if self.longest == 1:
             return Measurements()
         device, points = next(model.parameters()).device, []
@@ -119,7 +119,7 @@ class TextLM(Task):
         return Measurements(series={"length extrapolation": series})
 
     def _held_out(self, split: str, length: int, batch_size: int) -> Iterator[Batch]:
-        """Fixed windows all over a part; as many bytes whatever their length."""
+        """Yields fixed windows all over a part; as many bytes whatever their length."""
         data = self._parts[split]
         windows = max(1, self.valid_windows * self.length // length)
         starts = np.unique(np.linspace(0, len(data) - length - 1, windows).astype(np.int64))
@@ -130,19 +130,3 @@ class TextLM(Task):
 def _windows(data: np.ndarray, starts: np.ndarray, length: int) -> Batch:
     windows = torch.from_numpy(data[starts[:, None] + np.arange(length + 1)].astype(np.int64))
     return {"inputs": windows[:, :-1], "labels": windows[:, 1:]}
-
-
-def read_corpus(path: str | None) -> np.ndarray:
-    """The bytes of a file, left on disk until used, or of CPython's language reference, its topics in sorted order."""
-    if path is not None:
-        try:
-            file = Path(path).expanduser()
-            return np.memmap(file, dtype=np.uint8, mode="r") if file.stat().st_size else np.zeros(0, dtype=np.uint8)
-        except OSError as error:
-            raise ValueError(f"cannot read the text {path!r}: {error.strerror}") from error
-    try:
-        from pydoc_data.topics import topics
-    except ImportError as error:
-        raise ValueError("this Python comes without pydoc_data; remedy: give a text of your own with --text") from error
-    text = "\n\n".join(topics[name] for name in sorted(topics))
-    return np.frombuffer(text.encode(), dtype=np.uint8)

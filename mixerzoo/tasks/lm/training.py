@@ -1,11 +1,11 @@
-"""Training a language model on Hugging Face Accelerate: one process or many (DDP, FSDP2), killed and gone on with.
+"""Trains a language model on Hugging Face Accelerate, in one process or many (DDP, FSDP2), and resumes after a kill.
 
-    OUT/config.json     the run                     OUT/checkpoints/step-N   everything needed to go on; the last few
+    OUT/config.json     the run                     OUT/checkpoints/step-N   everything needed to resume; the last few
         history.jsonl   one line a logged update        model                the model and its tokenizer, at the end
-        result.json     written at the end: its being there means that the run is finished
+        result.json     written at the end: if it exists, the run is finished
 
-What a checkpoint holds decides everything after it, so a run that was killed and goes on ends as if nothing had
-happened. Several machines need OUT on a file system that they share.
+A checkpoint decides everything after it, so a run that was killed and resumed ends as if nothing had happened. Several
+machines need OUT on a file system that they share.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from accelerate.utils import set_seed
 from torch import Tensor
 
 from mixerzoo.tasks.files import read_json, to_json, write_atomically
+from mixerzoo.tasks.lm.data.text_data import IGNORED, ahead, load_data, make_batch
+from mixerzoo.tasks.lm.data.token_files import count_bytes
 from mixerzoo.tasks.provenance import provenance
 from mixerzoo.tasks.train import parameter_groups
 
-from .data import IGNORED, ahead, load_data, make_batch
-from .parts import build_model
+from .build import build_model
 from .recipe import LMRun
-from .tokens import count_bytes
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands. `loss`, in nats, is the mean since the last report; `valid` is set where evaluated."""
+    """Says where a run stands. `loss`, in nats, is the mean since the last report; `valid` is set where evaluated."""
 
     step: int
     steps: int
@@ -53,10 +53,10 @@ class Progress:
 
 
 class Trainer:
-    """One run in one directory. The constructor makes every check, `run` trains from where `out` left off.
+    """Trains one run in one directory. The constructor makes every check, `run` resumes where `out` left off.
 
     Several processes (torchrun, accelerate launch) share each batch by rows; the first one writes. Raises ValueError
-    if `out` holds another run, for a batch that can't be shared, and for what `build_model` and `load_data` raise it.
+    if `out` holds another run and for a batch that can't be shared, and whatever `build_model` and `load_data` raise.
     """
 
     def __init__(self, run: LMRun, out: str | Path, argv: list[str]) -> None:
@@ -93,7 +93,7 @@ class Trainer:
         self._open()
 
     def run(self) -> Iterator[Progress]:
-        """Train and evaluate, save the model. A finished run has nothing left to do."""
+        """Trains, evaluates and saves the model. A finished run has nothing left to do."""
         if self.result is None:
             if not self._diverged:
                 yield from self._updates()
@@ -102,12 +102,12 @@ class Trainer:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """What result.json holds; None until the run is finished."""
+        """Returns what result.json holds; None until the run is finished."""
         return read_json(self.out / "result.json")
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """Of the validation text's rows: loss in nats and perplexity a token, and bits per byte of the text."""
+        """Scores the validation text's rows: loss in nats and perplexity a token, and bits per byte of the text."""
         valid, length, train = self.data.valid, self.config.data.length, self.config.train
         rows = min((len(valid) - 1) // length, train.eval_rows or len(valid))
         share = max(1, train.batch_size // (self.processes * train.grad_accum_steps))
@@ -167,7 +167,10 @@ class Trainer:
                 self._save()
 
     def _update(self, rows: np.ndarray, lr: float) -> Tensor:
-        """One step of the optimizer on this process's rows; this process's part of the whole batch's mean loss."""
+        """Does one step of the optimizer on this process's rows.
+
+        Returns this process's part of the whole batch's mean loss.
+        """
         train = self.config.train
         batches = [self._batch(part) for part in np.split(rows, train.grad_accum_steps)]
         targets = torch.stack([(batch["shift_labels"] != IGNORED).sum() for batch in batches]).sum()
@@ -192,7 +195,7 @@ class Trainer:
         return {name: tensor.to(self.accelerator.device, non_blocking=True) for name, tensor in batch.items()}
 
     def _open(self) -> None:
-        """Claim the directory, or take up the run that it holds."""
+        """Claims the directory, or resumes the run that it holds."""
         config = self.config.to_dict()
         found = read_json(self.out / "config.json")
         if found is not None and found != config:
@@ -229,7 +232,7 @@ class Trainer:
         self.accelerator.log({f"train/{name}": value for name, value in values.items()} | scores, step=progress.step)
 
     def _save(self) -> None:
-        """A checkpoint, which gets its name when it is whole; of the older ones the last few stay."""
+        """Saves a checkpoint, which gets its name when it is whole; of the older ones the last few stay."""
         unfinished = self.out / "checkpoints" / ".unfinished"
         if self.accelerator.is_main_process:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -282,19 +285,19 @@ class Trainer:
 
 
 def checkpoints(out: Path) -> list[Path]:
-    """The whole ones, the newest last."""
+    """Returns the whole checkpoints, the newest last."""
     return sorted((out / "checkpoints").glob("step-*"))
 
 
 def read_history(out: Path) -> list[dict[str, Any]]:
-    """The logged updates; a line that a kill cut short is left out."""
+    """Returns the logged updates; a line that a kill cut short is left out."""
     path = out / "history.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def _number(value: float | None) -> float:
-    """JSON writes what is not finite as null."""
+    """Returns a number from JSON, which writes what is not finite as null."""
     return math.nan if value is None else value
 
 

@@ -1,4 +1,4 @@
-"""Texts as sequences, under either protocol, and how they are kept: a code from 0 to 255 a token, its id one more.
+"""Turns texts into sequences under either protocol; a token is stored as a code from 0 to 255, its id is one more.
 
 standard    bytes: the code is the byte, so that there are 257 ids with that of padding (Long Range Arena's)
 hgrn        characters: 0 for those that aren't in the alphabet, 1 for the text's end, which counts as a token, and
@@ -19,12 +19,15 @@ Encoder = Callable[[bytes], np.ndarray]
 
 
 def byte_encoder(max_tokens: int) -> Encoder:
-    """The first `max_tokens` bytes."""
+    """Encodes the first `max_tokens` bytes."""
     return lambda text: np.frombuffer(text[:max_tokens], np.uint8)
 
 
 def character_encoder(alphabet: str, max_tokens: int) -> Encoder:
-    """The first characters and the end, `max_tokens` together. What is not UTF-8 is not in the alphabet."""
+    """Encodes the first characters and the end, `max_tokens` together.
+
+    What is not UTF-8 is not in the alphabet.
+    """
     codes = np.zeros(0x110000, np.uint8)
     codes[[ord(character) for character in alphabet]] = np.arange(2, 2 + len(alphabet))
 
@@ -37,7 +40,7 @@ def character_encoder(alphabet: str, max_tokens: int) -> Encoder:
 
 
 def frequent_characters(texts: Iterable[bytes], count: int, max_tokens: int) -> str:
-    """The `count` most frequent of what an encoder would keep of the texts; of equally frequent ones the lower."""
+    """Returns the `count` most frequent codes that an encoder would keep; of equally frequent ones the lower."""
     counter: Counter[str] = Counter()
     for text in texts:
         counter.update(_first_characters(text, max_tokens - 1))
@@ -45,7 +48,7 @@ def frequent_characters(texts: Iterable[bytes], count: int, max_tokens: int) -> 
 
 
 def character_ids(characters: int) -> int:
-    """How many ids an alphabet of so many characters needs: theirs, padding, unknown and end."""
+    """Returns how many ids an alphabet of so many characters needs: theirs, padding, unknown and end."""
     return characters + 3
 
 

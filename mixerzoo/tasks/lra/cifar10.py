@@ -1,4 +1,4 @@
-"""CIFAR-10 from any of the layouts that it comes in, as arrays.
+"""Reads CIFAR-10 from any of the layouts that it comes in, as arrays.
 
 cifar-10-batches-py/{data_batch_1, ..., data_batch_5, test_batch}             pickled, from cifar-10-python.tar.gz
 cifar-10-batches-bin/{data_batch_1.bin, ..., data_batch_5.bin, test_batch.bin}        from cifar-10-binary.tar.gz
@@ -34,7 +34,7 @@ PICKLED = {  # what an array, a number of its dtype and bytes are pickled as, by
 
 
 class Files(NamedTuple):
-    """Where a copy of CIFAR-10 is: `kind` python | binary | images, and the files of either part."""
+    """Says where a copy of CIFAR-10 is: `kind` python | binary | images, and the files of either part."""
 
     kind: str
     train: list[Path]
@@ -46,7 +46,7 @@ class Files(NamedTuple):
 
 
 def cifar10_files(root: Path) -> Files:
-    """The files below `root`, or in it. Raises ValueError with what is missing."""
+    """Returns the files below `root`, or in it. Raises ValueError with what is missing."""
     for kind, name, suffix in (("python", PYTHON, ""), ("binary", BINARY, ".bin")):
         folders = [root / "cifar10" / name, root / name, root]
         for folder in folders:
@@ -67,7 +67,10 @@ def cifar10_files(root: Path) -> Files:
 
 
 def read_cifar10(files: Files) -> dict[str, np.ndarray]:
-    """{train,test}_images uint8 [N,32,32,3] and {train,test}_labels uint8 [N]. Raises ValueError with the file."""
+    """Returns {train,test}_images uint8 [N,32,32,3] and {train,test}_labels uint8 [N].
+
+    Raises ValueError with the file.
+    """
     arrays = {}
     classes = sorted({file.parent.name for file in files.all})
     for part, batches in (("train", files.train), ("test", files.test)):
@@ -84,7 +87,7 @@ def read_cifar10(files: Files) -> dict[str, np.ndarray]:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Pickles may run code; these hold arrays and texts, and whatever else is in one is refused."""
+    """Refuses what is neither array nor text, because pickles may run code."""
 
     def find_class(self, module: str, name: str) -> Any:
         if f"{module}.{name}" not in PICKLED:
@@ -122,7 +125,7 @@ def _checked(file: Path, pixels: np.ndarray, labels: Sequence[int] | np.ndarray)
 
 
 def _images(root: Path) -> list[list[Path]]:
-    """The images of `root/train` and of `root/test`."""
+    """Returns the images of `root/train` and of `root/test`."""
     parts, names = [], []
     for folder in (root / "train", root / "test"):
         parts.append(sorted(file for file in folder.glob("*/*") if file.suffix.lower() in SUFFIXES))

@@ -1,4 +1,4 @@
-"""Image: CIFAR-10 (Krizhevsky, 2009) as sequences of 1,024 pixels, ten classes.
+"""Image classifies CIFAR-10 (Krizhevsky, 2009) as sequences of 1,024 pixels, ten classes.
 
 50,000 images train and 10,000 test; a fixed tenth of the former validates. All sequences are as long; the metric is
 accuracy. The protocols differ in more than the scan, and their scores are not comparable:
@@ -23,11 +23,11 @@ import torch
 from torch import nn
 
 from mixerzoo.tasks.base import Batch, Measurements
-from mixerzoo.tasks.cache import cached, stamps
 from mixerzoo.tasks.config import BackboneConfig
+from mixerzoo.tasks.data_cache import cached, stamps
+from mixerzoo.tasks.rows import rows_forever, rows_once
 
 from .cifar10 import cifar10_files, read_cifar10
-from .classification import rows_forever, rows_once
 from .pixels import PixelClassification
 
 SPLIT_SEED, BORDER = 0, 4
@@ -40,7 +40,9 @@ MEAN_AND_STD = {  # of a pixel's values from 0 to 1
 
 @dataclass(frozen=True)
 class Image(PixelClassification):
-    """What a small picture shows. `lra_dir` has CIFAR-10's python or binary batches, or a folder of images.
+    """Asks what a small picture shows.
+
+    `lra_dir` has CIFAR-10's python or binary batches, or a folder of images.
 
     The files are `cifar-10-batches-py/{data_batch_1..5,test_batch}`, `cifar-10-batches-bin/*.bin`, or images of 32 x 32
     pixels, a folder a class, in `train` and `test`: see `cifar10.py`.
@@ -84,7 +86,7 @@ class Image(PixelClassification):
             yield {"inputs": inputs, "labels": torch.from_numpy(labels[chosen[rows]].astype(np.int64))}
 
     def measure(self, model: nn.Module, backbone: BackboneConfig) -> Measurements:
-        """What a predictor scores on the test split that knows nothing."""
+        """Returns what a predictor that knows nothing scores on the test split."""
         labels = np.asarray(self._data["test_labels"])
         guess = float(np.bincount(labels, minlength=self.classes).max() / len(labels))
         if self.protocol == "standard":
@@ -102,7 +104,7 @@ class Image(PixelClassification):
 
     @cached_property
     def _data(self) -> dict[str, np.ndarray]:
-        """train_images and test_images uint8 [N,32,32,3], train_labels and test_labels uint8 [N]."""
+        """Returns train_images and test_images uint8 [N,32,32,3], train_labels and test_labels uint8 [N]."""
         if self.lra_dir is None:
             raise ValueError("lra/image needs CIFAR-10; remedy: task.lra_dir with the folder that has its batches")
         files = cifar10_files(Path(self.lra_dir).expanduser())
@@ -110,7 +112,10 @@ class Image(PixelClassification):
 
 
 def augmented(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """[B,H,W,C], each a random window of itself mirrored at its border, and flipped left to right half of the time."""
+    """Returns [B,H,W,C], each a random window of itself mirrored at its border, and flipped half of the time.
+
+    The flip is from left to right.
+    """
     count, height, width, _ = images.shape
     wide = np.pad(images, ((0, 0), (BORDER, BORDER), (BORDER, BORDER), (0, 0)), mode="symmetric")
     tops, lefts = rng.integers(2 * BORDER + 1, size=(2, count))
@@ -121,7 +126,7 @@ def augmented(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def normalized(images: np.ndarray, protocol: str) -> np.ndarray:
-    """uint8 [B,H,W,3] to float32 [B,H,W,C], greys rounded to 8 bits before."""
+    """Maps uint8 [B,H,W,3] to float32 [B,H,W,C], greys rounded to 8 bits before."""
     values = images.astype(np.float32)
     if protocol == "standard":
         values = np.round(values @ LUMA)[..., None]

@@ -1,4 +1,4 @@
-"""ListOps: the value of a nested expression of MIN, MAX, MED and SM over digits, one of ten classes.
+"""ListOps asks for the value of a nested expression of MIN, MAX, MED and SM over digits, one of ten classes.
 
 Long Range Arena's files are `listops-1000/basic_{train,val,test}.tsv`, 96,000 / 2,000 / 2,000 expressions of 501 to
 1,999 tokens. The vocabulary is fixed, 15 symbols and 0 for padding: parentheses are left out, `]` is `X`. Sequences are
@@ -19,11 +19,12 @@ import torch
 from torch import nn
 
 from mixerzoo.tasks.base import Batch, Measurements
-from mixerzoo.tasks.cache import cached, stamps
 from mixerzoo.tasks.config import BackboneConfig, check_at_least
+from mixerzoo.tasks.data_cache import cached, stamps
+from mixerzoo.tasks.rows import padded, ragged, ragged_rows, rows_forever, rows_once
+from mixerzoo.tasks.sequence_classification import SequenceClassification
 
 from .archive import archive_roots
-from .classification import SequenceClassification, padded, ragged, ragged_rows, rows_forever, rows_once
 from .listops_generator import FIRST_OPERATOR, FOLDER, HEADER, SYMBOLS, TreeShape, generate
 
 SPLITS = {"train": "basic_train.tsv", "valid": "basic_val.tsv", "test": "basic_test.tsv"}
@@ -34,7 +35,9 @@ BASELINE_SAMPLES = 4096
 
 @dataclass(frozen=True)
 class ListOps(SequenceClassification):
-    """Evaluate expressions. `lra_dir` has the files, written by `mixerzoo data listops` or Long Range Arena's own.
+    """Asks for the values of expressions.
+
+    `lra_dir` has the files, written by `mixerzoo data listops` or Long Range Arena's own.
 
     Without `lra_dir` they are generated: fresh ones in every training batch, with lengths strictly between
     `min_length` and `max_length` and the generator's other settings. The defaults are short, for CPUs; Long Range
@@ -72,7 +75,7 @@ class ListOps(SequenceClassification):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the whole validation set, and of the training set's beginning."""
+        """Hashes the whole validation set, and the training set's beginning."""
         first = next(self.batches("train", seed=0, batch_size=64)) if self.lra_dir is None else self._rows("train")
         valid = self._rows("valid")
         parts = [np.asarray(part) for part in (*valid.values(), *list(first.values()))]
@@ -94,7 +97,7 @@ class ListOps(SequenceClassification):
             yield _batch(data, rows)
 
     def measure(self, model: nn.Module, backbone: BackboneConfig) -> Measurements:
-        """What a predictor scores on the test split that knows nothing, or reads the first symbol alone."""
+        """Returns what predictors score on the test split that know nothing, or read the first symbol alone."""
         majority, root = self.baselines
         lengths = np.diff(self._rows("test")["starts"])
         found = f"{lengths.min()} to {lengths.max()} tokens ({'files' if self.lra_dir else 'generated here'})"
@@ -105,7 +108,7 @@ class ListOps(SequenceClassification):
 
     @cached_property
     def baselines(self) -> tuple[float, float]:
-        """Accuracies on the test split: of the most frequent answer, and of the most frequent given the root."""
+        """Returns accuracies on the test split: of the most frequent answer, and of that given the root."""
         if self.lra_dir is None:
             train = _generated(self.shape, HELD_OUT_SEEDS["baseline"], BASELINE_SAMPLES)
         else:
@@ -120,7 +123,7 @@ class ListOps(SequenceClassification):
         return float((test_answers == majority).mean()), float((test_answers == by_root).mean())
 
     def _rows(self, split: str) -> Mapping[str, np.ndarray]:
-        """tokens, starts and answers of a split, as in `listops_generator.Trees`."""
+        """Returns tokens, starts and answers of a split, as in `listops_generator.Trees`."""
         return self._files[split] if self.lra_dir else self._held_out[split]
 
     @cached_property
@@ -145,7 +148,7 @@ class ListOps(SequenceClassification):
 
 
 def read_listops(file: Path, max_tokens: int = 2000) -> dict[str, np.ndarray]:
-    """tokens, starts and answers of a file. Raises ValueError with the line for what isn't ListOps."""
+    """Returns tokens, starts and answers of a file. Raises ValueError with the line for what isn't ListOps."""
     symbol_of = {symbol: index for index, symbol in enumerate((*SYMBOLS[:10], "]", *SYMBOLS[FIRST_OPERATOR:]))}
     tokens, answers = [], []
     with open(file, encoding="utf-8", errors="replace") as lines:

@@ -1,4 +1,4 @@
-"""ListOps as Long Range Arena generates it (lra_benchmarks/data/listops.py), many trees at a time.
+"""Generates ListOps as Long Range Arena does (lra_benchmarks/data/listops.py), many trees at a time.
 
     ( ( ( ( [MAX 4 ) ( ( ( ( [SM 7 ) 9 ) ] ) ) ) 2 ) ] )        Source: [MAX 4 [SM 7 9 ] 2 ], the answer is 6
 
@@ -23,9 +23,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mixerzoo.tasks.cores import Progress, in_order, silent
 from mixerzoo.tasks.files import replacing
-
-from .parallel import Progress, in_order, silent
 
 OPERATORS = ("[MIN", "[MAX", "[MED", "[SM")
 SYMBOLS = (*"0123456789", "X", *OPERATORS)  # X stands for the closing bracket, as in LRA's loader
@@ -37,7 +36,7 @@ WAVE, CHUNK = 400, 250  # trees grown at once; samples a chunk of work
 
 @dataclass(frozen=True)
 class TreeShape:
-    """Which trees are drawn, and which are kept. The defaults are LRA's."""
+    """Says which trees are drawn, and which are kept. The defaults are LRA's."""
 
     max_depth: int = 10
     max_args: int = 10
@@ -58,7 +57,9 @@ class TreeShape:
 
 
 class Trees(NamedTuple):
-    """Kept trees. Tree i has the tokens `tokens[starts[i]:starts[i+1]]`, indices into SYMBOLS, and an answer.
+    """Holds kept trees.
+
+    Tree i has the tokens `tokens[starts[i]:starts[i+1]]`, indices into SYMBOLS, and an answer.
 
     arities: uint8 like tokens, an operator's number of operands, elsewhere 0.
     """
@@ -70,7 +71,7 @@ class Trees(NamedTuple):
 
 
 class _Level(NamedTuple):
-    """Nodes of one depth. symbol: the digit or operator; arity: 0 for digits."""
+    """Holds nodes of one depth. symbol: the digit or operator; arity: 0 for digits."""
 
     tree: np.ndarray
     symbol: np.ndarray
@@ -82,7 +83,7 @@ class _Level(NamedTuple):
 
 
 def generate(shape: TreeShape, rng: np.random.Generator, count: int) -> Trees:
-    """`count` trees; equal generators give equal trees."""
+    """Generates `count` trees; equal generators give equal trees."""
     waves: list[Trees] = []
     while sum(len(wave.answers) for wave in waves) < count:
         waves.append(_lay_out(_grow(shape, rng)))
@@ -93,7 +94,7 @@ def generate(shape: TreeShape, rng: np.random.Generator, count: int) -> Trees:
 
 
 def sources(trees: Trees) -> Iterator[str]:
-    """Every tree as the released files write it, parentheses included."""
+    """Writes every tree as the released files have it, parentheses included."""
     keys = (trees.tokens.astype(np.int64) * 16 + trees.arities).tolist()
     for start, end in zip(trees.starts[:-1].tolist(), trees.starts[1:].tolist(), strict=True):
         text = " ".join(map(_PIECES.__getitem__, keys[start:end]))
@@ -109,7 +110,7 @@ def write_listops(
     workers: int | None = None,
     progress: Progress = silent,
 ) -> list[Path]:
-    """Write `out/listops-1000/basic_{train,val,test}.tsv`, 96 %, 2 % and 2 % of the samples, no two of them equal.
+    """Writes `out/listops-1000/basic_{train,val,test}.tsv`, 96 %, 2 % and 2 % of the samples, no two of them equal.
 
     The files depend on `samples`, `seed` and `shape` alone, not on `workers` (all usable cores by default). Raises
     ValueError for too few samples and, before anything is generated, if there are such files already.
@@ -158,7 +159,10 @@ def _chunk(shape: TreeShape, seed: int, chunk: int) -> list[str]:
 
 
 def _grow(shape: TreeShape, rng: np.random.Generator) -> list[_Level]:
-    """The trees of a wave that are kept. Every root is an operator: a digit alone would never be."""
+    """Grows a wave and returns its kept trees.
+
+    Every root is an operator: a digit alone would never be kept.
+    """
     parents = np.arange(WAVE)
     levels: list[_Level] = []
     while len(parents):
@@ -178,7 +182,7 @@ def _grow(shape: TreeShape, rng: np.random.Generator) -> list[_Level]:
 
 
 def _lay_out(levels: list[_Level]) -> Trees:
-    """Trees from their levels: values and sizes from the leaves up, then places from the roots down."""
+    """Builds trees from their levels: values and sizes from the leaves up, then places from the roots down."""
     if not levels:
         return Trees(*(np.zeros(n, np.int64) for n in (0, 0, 1, 0)))
     sizes, values = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
@@ -205,7 +209,7 @@ def _lay_out(levels: list[_Level]) -> Trees:
 
 
 def _apply(operator: np.ndarray, operands: np.ndarray, arity: np.ndarray) -> np.ndarray:
-    """Operator i of the operands in block i, which has `arity[i]` of them."""
+    """Applies operator i to the operands in block i, `arity[i]` of them."""
     first = np.cumsum(arity) - arity
     ordered = np.sort(np.repeat(np.arange(len(arity)), arity) * 16 + operands) % 16
     median = (ordered[first + (arity - 1) // 2] + ordered[first + arity // 2]) // 2

@@ -1,4 +1,4 @@
-"""Tasks of images read pixel by pixel, and the two protocols under which the literature reports them."""
+"""Defines tasks of images read pixel by pixel, and the two protocols under which the literature reports them."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from mixerzoo.blocks.scan_order import SCAN_ORDERS, check_scan_order
-from mixerzoo.mixers.base import check_choice
+from mixerzoo.mixers.parts.checks import check_choice
+from mixerzoo.tasks.sequence_classification import SequenceClassification
 
 from .characters import PROTOCOLS
-from .classification import SequenceClassification
 
 FIRST_ORDER = {"standard": "row", "hgrn": "both"}
 
 
 @dataclass(frozen=True)
 class PixelClassification(SequenceClassification):
-    """A pixel a token, row after row. The protocols' scores are not comparable, so that no setting mixes them:
+    """Reads an image a pixel a token, row after row.
+
+    The protocols' scores are not comparable, so that no setting mixes them:
 
         standard    one sequence, the rows one after the other (Long Range Arena, S4 and those who compare with them)
-        hgrn        scans along both axes of the image: what HGRN and HGRN2 report for Image, Pathfinder and Path-X
+        hgrn        scans along both axes of the image, as HGRN and HGRN2 report for Image, Pathfinder and Path-X
 
     scan_order: None, the protocol's own, which is row or both; under hgrn, others of `blocks/scan_order.py` than row.
     """
@@ -41,12 +43,12 @@ class PixelClassification(SequenceClassification):
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width."""
+        """Returns height and width."""
         raise NotImplementedError
 
     @property
     def channels(self) -> int:
-        """Of a pixel."""
+        """Returns the channels of a pixel."""
         return 1
 
     @property

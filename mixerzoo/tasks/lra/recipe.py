@@ -1,4 +1,4 @@
-"""The published recipes for Long Range Arena's tasks, as settings of a run.
+"""Reads the published recipes for Long Range Arena's tasks, as settings of a run.
 
 A recipe is a TOML file with the tables of a run's configuration, [task], [backbone] and [train], its seed, and
 [published], what its source reports. `hgrn2` for the task `lra/path-x` is the package's `lra/hgrn2_pathx.toml`.
@@ -21,7 +21,10 @@ FAMILY, TABLES = "lra", ("task", "backbone", "train", "published", "seed")
 
 @dataclass(frozen=True)
 class Recipe:
-    """settings: dotted paths and values, to lay over the defaults. published: the source's accuracy, in percent, ..."""
+    """Holds a recipe.
+
+    settings: dotted paths and values that override the defaults. published: the source's accuracy, in percent, ...
+    """
 
     settings: tuple[tuple[str, Any], ...]
     seed: int
@@ -29,13 +32,15 @@ class Recipe:
 
 
 def lra_recipes(task: str | None = None) -> list[str]:
-    """Names of the recipes that a task has; of all of them, with their tasks, without one."""
+    """Returns the names of a task's recipes; without a task, the names of all of them, with their tasks."""
     names = list_recipes(FAMILY)
     return names if task is None else [name.rpartition("_")[0] for name in names if name.endswith(_ending(task))]
 
 
 def lra_recipe(task: str, recipe: str | Path, mixer: str) -> Recipe:
-    """What a recipe says of a task, for a mixer: its own, or any other, which leaves the keywords of its own out.
+    """Returns what a recipe says of a task, for a mixer.
+
+    The mixer is its own, or any other, which leaves the keywords of its own out.
 
     recipe: a name (`hgrn2`), or a .toml file. Raises ValueError for names that aren't there, tables that no run has,
     and a file that is for another task.

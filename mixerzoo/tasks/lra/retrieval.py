@@ -1,8 +1,9 @@
-"""Retrieval: whether one paper cites the other; the ACL Anthology Network's papers (Radev et al., 2013), two classes.
+"""Retrieval asks if one paper cites the other: papers of the ACL Anthology Network (Radev et al., 2013), two classes.
 
-Long Range Arena's files are `tsv_data/new_aan_pairs.{train,eval,test}.tsv`, 147,086 / 18,090 / 17,437 lines of label
-(0.0 or 1.0), two numbers and two texts with tabs between, no header and no quoting. Each text is cut at 4,000 tokens
-and goes through the same encoder; the metric is accuracy. Texts are padded on the right to the longest of a batch.
+Long Range Arena's files are `tsv_data/new_aan_pairs.{train,eval,test}.tsv`, 147,086 / 18,090 / 17,437 lines. A line has
+a label (0.0 or 1.0), two numbers and two texts with tabs between; there is no header and no quoting. Each text is cut
+at 4,000 tokens and goes through the same encoder; the metric is accuracy. Texts are padded on the right to the longest
+of a batch.
 
     standard    bytes, 257 ids (Long Range Arena's)
     hgrn        characters, 98 ids: of printable ASCII, unknown, end and padding (S4's loaders, HGRN's and HGRN2's)
@@ -24,15 +25,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mixerzoo.mixers.base import check_choice
+from mixerzoo.mixers.parts.checks import check_choice
 from mixerzoo.tasks.base import Batch, Measurements
-from mixerzoo.tasks.cache import cached, stamps
 from mixerzoo.tasks.config import BackboneConfig
+from mixerzoo.tasks.data_cache import cached, stamps
+from mixerzoo.tasks.models.encoder import PAIR_HEADS, PairClassifier
+from mixerzoo.tasks.rows import padded, ragged, ragged_rows, rows_forever, rows_once
+from mixerzoo.tasks.sequence_classification import SequenceClassification
 
 from .archive import archive_roots
 from .characters import BYTE_IDS, PRINTABLE, PROTOCOLS, byte_encoder, character_encoder, character_ids
-from .classification import SequenceClassification, padded, ragged, ragged_rows, rows_forever, rows_once
-from .encoder import PAIR_HEADS, PairClassifier
 
 FOLDER = "tsv_data"
 SPLITS = {name: f"new_aan_pairs.{part}.tsv" for name, part in (("train", "train"), ("valid", "eval"), ("test", "test"))}
@@ -40,7 +42,10 @@ SPLITS = {name: f"new_aan_pairs.{part}.tsv" for name, part in (("train", "train"
 
 @dataclass(frozen=True)
 class PairClassification(SequenceClassification):
-    """Pairs of texts. A batch holds `inputs` and `mask` [B,2,T], and `labels` [B]. head: nli | concat."""
+    """Classifies pairs of texts.
+
+    A batch holds `inputs` and `mask` [B,2,T], and `labels` [B]. head: nli | concat.
+    """
 
     head: str = "nli"
 
@@ -55,7 +60,7 @@ class PairClassification(SequenceClassification):
 
 @dataclass(frozen=True)
 class Retrieval(PairClassification):
-    """Cited or not. `lra_dir` has the folder tsv_data, or is it. protocol: standard | hgrn."""
+    """Asks whether one cites the other. `lra_dir` has the folder tsv_data, or is it. protocol: standard | hgrn."""
 
     lra_dir: str | None = None
     protocol: str = "standard"
@@ -93,7 +98,7 @@ class Retrieval(PairClassification):
             yield pair_batch(codes, data["labels"][rows])
 
     def measure(self, model: nn.Module, backbone: BackboneConfig) -> Measurements:
-        """What a predictor scores on the test split that knows nothing."""
+        """Returns what a predictor that knows nothing scores on the test split."""
         share = float(np.asarray(self._data["test"]["labels"]).mean())
         return Measurements(
             {"majority class": max(share, 1 - share)},
@@ -103,7 +108,7 @@ class Retrieval(PairClassification):
 
     @cached_property
     def _data(self) -> dict[str, Mapping[str, np.ndarray]]:
-        """Of every split: tokens (codes) and starts of its texts, each once, pairs [N,2] of them, and labels [N]."""
+        """Returns every split: tokens (codes) and starts of its texts, each once, their pairs [N,2], and labels [N]."""
         if self.lra_dir is None:
             raise ValueError(
                 "lra/retrieval needs the ACL Anthology Network's pairs; remedy: task.lra_dir with the folder tsv_data, "
@@ -129,7 +134,7 @@ class Retrieval(PairClassification):
 
 
 def read_pairs(file: Path, protocol: str = "standard", max_tokens: int = 4000) -> dict[str, np.ndarray]:
-    """tokens, starts, pairs and labels of a file. Raises ValueError with the line for what isn't a pair.
+    """Reads tokens, starts, pairs and labels of a file. Raises ValueError with the line for what isn't a pair.
 
     A paper is in many pairs, and kept once. An empty text reads as a space.
     """
@@ -158,7 +163,7 @@ def read_pairs(file: Path, protocol: str = "standard", max_tokens: int = 4000) -
 
 
 def pair_batch(codes: list[np.ndarray], labels: np.ndarray) -> Batch:
-    """A batch out of 2 B sequences of codes, the two of a pair one after the other."""
+    """Makes a batch out of 2 B sequences of codes, the two of a pair one after the other."""
     inputs, mask = padded([sequence.astype(np.int64) + 1 for sequence in codes])
 
     def paired(x: Tensor) -> Tensor:

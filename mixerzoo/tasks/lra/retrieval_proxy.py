@@ -1,4 +1,4 @@
-"""A stand-in for Retrieval where its papers aren't at hand: are two pieces of text from the same document?
+"""Stands in for Retrieval where its papers aren't at hand: are two pieces of text from the same document?
 
 Pieces are bytes, 257 ids as in Retrieval, all of the same length, so that neither length nor place tells the answer. A
 document's pieces follow each other without overlap; documents shorter than two are left out. The documents themselves
@@ -18,11 +18,11 @@ import numpy as np
 from torch import nn
 
 from mixerzoo.tasks.base import Batch, Measurements
-from mixerzoo.tasks.cache import cached, stamps
 from mixerzoo.tasks.config import BackboneConfig, check_at_least
+from mixerzoo.tasks.data_cache import cached, stamps
+from mixerzoo.tasks.rows import ragged
 
 from .characters import BYTE_IDS
-from .classification import ragged
 from .retrieval import PairClassification, pair_batch
 
 SPLIT_SEED, HELD_OUT_SEEDS = 0, {"valid": 2**31, "test": 2**31 + 1}  # training seeds lie below
@@ -32,7 +32,9 @@ FEWEST, PARAGRAPH = 20, 40
 
 @dataclass(frozen=True)
 class RetrievalProxy(PairClassification):
-    """The same document or not. `documents` is a folder with .txt files, at any depth; None: Python's own help texts.
+    """Asks whether two pieces are of the same document.
+
+    `documents` is a folder with .txt files, at any depth; None: Python's own help texts.
 
     Training pairs are always new ones. The defaults are for CPUs; Long Range Arena's texts have 4,000 tokens.
     """
@@ -76,7 +78,7 @@ class RetrievalProxy(PairClassification):
             yield _batch(pairs[first : first + batch_size])
 
     def measure(self, model: nn.Module, backbone: BackboneConfig) -> Measurements:
-        """How many documents there are."""
+        """Returns how many documents there are."""
         counts = {split: len(pieces) for split, pieces in self._pieces.items()}
         return Measurements(
             note=f"A proxy, not Long Range Arena's Retrieval: pieces of {self.max_tokens} bytes from {counts['train']} "
@@ -85,7 +87,7 @@ class RetrievalProxy(PairClassification):
 
     @cached_property
     def _pieces(self) -> dict[str, list[np.ndarray]]:
-        """Of every split, the documents as uint8 [pieces,max_tokens]."""
+        """Returns, of every split, the documents as uint8 [pieces,max_tokens]."""
         data = self._texts
         ends = zip(data["starts"][:-1], data["starts"][1:], strict=True)
         texts = [data["tokens"][start:end] for start, end in ends]
@@ -116,10 +118,10 @@ class RetrievalProxy(PairClassification):
 
 
 def help_texts() -> list[bytes]:
-    """The chapters of CPython's language reference that it ships for `help()`, in the order of their names.
+    """Returns the chapters of CPython's language reference that it ships for `help()`, in the order of their names.
 
-    Some chapters repeat others, which would put one text into two documents: a chapter with a paragraph that an earlier
-    one has is left out.
+    Some chapters repeat others, which would put one text into two documents. So a chapter that shares a paragraph with
+    an earlier one is left out.
     """
     try:
         from pydoc_data.topics import topics
@@ -137,7 +139,10 @@ def help_texts() -> list[bytes]:
 
 
 def draw_pair(pieces: list[np.ndarray], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
-    """Two pieces, of one document half of the time, and whether they are: 1. Every document is as likely as another."""
+    """Draws two pieces, of one document half of the time, and whether they are: 1.
+
+    Every document is as likely as another.
+    """
     if rng.integers(2):
         document = pieces[rng.integers(len(pieces))]
         first, second = rng.choice(len(document), size=2, replace=False)

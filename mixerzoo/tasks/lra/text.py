@@ -1,4 +1,4 @@
-"""Text: whether a film review is favourable, read byte by byte; IMDB's reviews (Maas et al., 2011), two classes.
+"""Text asks if a film review is favourable, read byte by byte: IMDB's reviews (Maas et al., 2011), two classes.
 
 The files are `aclImdb/{train,test}/{neg,pos}/*.txt`, 25,000 reviews each in train and test, or a data set of the
 Hugging Face hub with the columns `text` and `label`. What is longer than 4096 tokens is cut; sequences are padded on
@@ -25,10 +25,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from mixerzoo.mixers.base import check_choice
+from mixerzoo.mixers.parts.checks import check_choice
 from mixerzoo.tasks.base import Batch, Measurements
-from mixerzoo.tasks.cache import cached
 from mixerzoo.tasks.config import BackboneConfig
+from mixerzoo.tasks.data_cache import cached
+from mixerzoo.tasks.rows import padded, ragged, ragged_rows, rows_forever, rows_once
+from mixerzoo.tasks.sequence_classification import SequenceClassification
 
 from .characters import (
     BYTE_IDS,
@@ -39,7 +41,6 @@ from .characters import (
     character_ids,
     frequent_characters,
 )
-from .classification import SequenceClassification, padded, ragged, ragged_rows, rows_forever, rows_once
 
 ALPHABET, CLASSES, SPLIT_SEED = 132, ("neg", "pos"), 0
 
@@ -51,7 +52,9 @@ class Review(NamedTuple):
 
 @dataclass(frozen=True)
 class Text(SequenceClassification):
-    """Favourable or not. `lra_dir` has the folder aclImdb, or is it; without it `hub_name` is read, by `datasets`.
+    """Asks whether a review is favourable.
+
+    `lra_dir` has the folder aclImdb, or is it; without it `hub_name` is read, by `datasets`.
 
     protocol: standard | hgrn. max_tokens: 4096 in the benchmark.
     """
@@ -97,7 +100,7 @@ class Text(SequenceClassification):
             yield {"inputs": inputs, "mask": mask, "labels": labels}
 
     def measure(self, model: nn.Module, backbone: BackboneConfig) -> Measurements:
-        """What a predictor scores on the test split that knows nothing."""
+        """Returns what a predictor that knows nothing scores on the test split."""
         favourable = float(np.asarray(self._data["test"]["labels"]).mean())
         cut = np.mean(np.diff(self._data["train"]["starts"]) >= self.max_tokens)
         return Measurements(
@@ -108,7 +111,7 @@ class Text(SequenceClassification):
         )
 
     def _rows(self, split: str) -> tuple[str, np.ndarray]:
-        """Which of the two parts a split belongs to, and its rows there."""
+        """Returns which of the two parts a split belongs to, and its rows there."""
         rows = {part: np.arange(len(self._data[part]["labels"])) for part in ("train", "test")}
         if self.protocol == "hgrn":
             part = "train" if split == "train" else "test"
@@ -121,7 +124,7 @@ class Text(SequenceClassification):
 
     @cached_property
     def _data(self) -> dict[str, Mapping[str, np.ndarray]]:
-        """tokens (codes), starts and labels of the parts train and test."""
+        """Returns tokens (codes), starts and labels of the parts train and test."""
         if self.lra_dir is None:
             key: Any = (self.hub_name, _folder_stamps(Path(self.hub_name).expanduser()))
         else:
@@ -152,7 +155,10 @@ class Text(SequenceClassification):
 
 
 def read_reviews(folder: Path) -> list[Review]:
-    """The reviews in `folder/neg` and `folder/pos`, by name. Raises ValueError with the file that is no review."""
+    """Reads the reviews in `folder/neg` and `folder/pos`, by name.
+
+    Raises ValueError with the file that is no review.
+    """
     reviews = []
     for label, name in enumerate(CLASSES):
         for entry in _text_files(folder / name):
@@ -167,7 +173,10 @@ def read_reviews(folder: Path) -> list[Review]:
 
 
 def read_hub(name: str, part: str) -> list[Review]:
-    """A split of a Hugging Face data set, or of a local folder of one. Raises ValueError for what it lacks."""
+    """Reads a split of a Hugging Face data set, or of a local folder of one.
+
+    Raises ValueError for what it lacks.
+    """
     try:
         from datasets import load_dataset
     except ImportError as error:
@@ -193,7 +202,7 @@ def read_hub(name: str, part: str) -> list[Review]:
 
 
 def _folder(root: Path) -> Path:
-    """Where the folders train and test are. Raises ValueError for what is missing of the layout."""
+    """Returns where the folders train and test are. Raises ValueError for what is missing of the layout."""
     folder = root / "aclImdb" if (root / "aclImdb").is_dir() or not (root / "train").is_dir() else root
     for part in ("train", "test"):
         for name in CLASSES:
@@ -213,7 +222,10 @@ def _text_files(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _folder_stamps(folder: Path) -> str:
-    """What tells a changed folder from the same: a hash of its files' names, sizes and times; none for no folder."""
+    """Returns what tells a changed folder from the same; none for no folder.
+
+    It is a hash of its files' names, sizes and times.
+    """
     if not folder.is_dir():
         return ""
     with os.scandir(folder) as entries:

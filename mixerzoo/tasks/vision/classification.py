@@ -1,4 +1,4 @@
-"""Image classification as a task of the grid: scikit-learn's handwritten digits through the zoo's isotropic model."""
+"""Image classification is a task of the grid: scikit-learn's handwritten digits through the zoo's isotropic model."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from mixerzoo.blocks.residual import ResidualBlock
 from mixerzoo.tasks.base import Batch, Measurements, Metric, Task
 from mixerzoo.tasks.config import BackboneConfig
 
-from .cost import forward_peak_bytes, images_per_second
-from .data import digit_splits
 from .from_backbone import image_model
+from .image_data import digit_splits
 from .receptive_field import receptive_field
+from .throughput import forward_peak_bytes, images_per_second
 from .zoo_isotropic import IsotropicMixer
 from .zoo_models import backbone_name
 
@@ -33,9 +33,9 @@ POOLED = 4  # pixels of an image of 224 that are one of its map
 
 @dataclass(frozen=True)
 class Digits(Task):
-    """Tell ten digits apart, in 8x8 greys enlarged to 16x16. Training images are shifted by up to `shift` pixels.
+    """Classifies ten digits, in 8x8 greys enlarged to 16x16. Training images are shifted by up to `shift` pixels.
 
-    Of the 1437 images of the fixed training part 1293 train and 144 validate; the 360 of the test part are the test.
+    The fixed training part has 1437 images: 1293 train and 144 validate. The test part has 360.
     `scan_order` is a name of `blocks/scan_order.py`.
     """
 
@@ -96,12 +96,12 @@ class Digits(Task):
         return batch["inputs"].numel() // self.patch_size**2
 
     def state_size(self, model: nn.Module, length: int) -> int:
-        """Of the scan in one direction."""
+        """Returns the state size of the scan in one direction."""
         blocks = cast(Iterable[ResidualBlock], cast(IsotropicMixer, model).blocks)
         return sum(block.mixer.state_size(length) for block in blocks)
 
     def measure(self, model: nn.Module, backbone: BackboneConfig) -> Measurements:
-        """Which pixels the trained model looks at, and what the mixer's model of ViT-tiny's shape costs."""
+        """Measures the trained model's receptive field, and the cost of the mixer's model in ViT-tiny's shape."""
         device = next(model.parameters()).device
         digits = _as_batch(*self._parts["test"])["inputs"].to(device)
         maps = {"trained on digits": receptive_field(model, digits).tolist()}
@@ -124,14 +124,14 @@ class Digits(Task):
 
 
 def enlarged(images: np.ndarray) -> np.ndarray:
-    """uint8 [N,8,8] -> [N,16,16], so that shifts move strokes by half a pixel of theirs."""
+    """Enlarges uint8 [N,8,8] -> [N,16,16], so that a shift by one pixel is half an original pixel."""
     return np.stack(
         [np.asarray(Image.fromarray(image).resize((SIZE, SIZE), Image.Resampling.BICUBIC)) for image in images]
     )
 
 
 def _shifted(images: np.ndarray, reach: int, rng: np.random.Generator) -> np.ndarray:
-    """[B,H,W], each moved by its own -reach..reach rows and columns; zeros (paper) move in."""
+    """Shifts each image of [B,H,W] by its own -reach..reach rows and columns; zeros (paper) fill the border."""
     padded = np.pad(images, ((0, 0), (reach, reach), (reach, reach)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, images.shape[1:], axis=(1, 2))
     rows, columns = rng.integers(2 * reach + 1, size=(2, len(images)))

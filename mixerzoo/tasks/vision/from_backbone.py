@@ -1,4 +1,4 @@
-"""The isotropic image model of a grid's backbone, which grids know by width, depth and mixer."""
+"""A grid knows an image model by width, depth and mixer; this builds the isotropic model of such a backbone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def image_model(
     pos_embed: str,
     dynamic_img_size: bool = False,
 ) -> IsotropicMixer:
-    """For grey images. Raises ValueError, naming the task, for what the image model doesn't take: several mixers."""
+    """Builds a model for grey images. Raises ValueError, naming the task, for several mixers or no channel mixer."""
     if isinstance(backbone.mixer, list) or backbone.channel_mixer is None:
         raise ValueError(
             f"{task} takes one mixer and a channel mixer, got backbone.mixer={backbone.label} and "

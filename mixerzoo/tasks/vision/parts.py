@@ -1,4 +1,4 @@
-"""timm's parts of a training, as a recipe asks for them: model, optimizer, mixup, loss."""
+"""A recipe chooses timm's parts of a training: model, optimizer, mixup, loss."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .recipe import Training, VisionRun
 
 
 def build_model(run: VisionRun, num_classes: int, in_chans: int) -> nn.Module:
-    """The run's model by `timm.create_model`. Raises ValueError for an unknown name or keyword argument."""
+    """Builds the run's model by `timm.create_model`. Raises ValueError for an unknown name or keyword argument."""
     keywords = {"num_classes": num_classes, "in_chans": in_chans, "drop_path_rate": run.train.drop_path, **run.model}
     name = keywords.pop("name")
     if not timm.is_model(name):
@@ -32,7 +32,7 @@ def build_model(run: VisionRun, num_classes: int, in_chans: int) -> nn.Module:
 
 
 def make_optimizer(model: nn.Module, train: Training) -> torch.optim.Optimizer:
-    """Weight decay spares vectors and what the model's `no_weight_decay` names."""
+    """Makes timm's optimizer. Vectors and the names in the model's `no_weight_decay` have no weight decay."""
     adams: dict[str, Any] = {"eps": train.opt_eps} | ({"betas": train.opt_betas} if train.opt_betas else {})
     return create_optimizer_v2(
         model,
@@ -46,7 +46,7 @@ def make_optimizer(model: nn.Module, train: Training) -> torch.optim.Optimizer:
 
 
 def make_mixup(train: Training, num_classes: int) -> Mixup | None:
-    """None if nothing is mixed."""
+    """Makes timm's Mixup; None if nothing is mixed."""
     if not train.mixes:
         return None
     return Mixup(
@@ -61,7 +61,7 @@ def make_mixup(train: Training, num_classes: int) -> Mixup | None:
 
 
 def make_criterion(train: Training) -> nn.Module:
-    """Mixup makes labels soft, and smooths them itself."""
+    """Makes the loss. Mixup makes labels soft, and smooths them itself."""
     if train.mixes:
         return SoftTargetCrossEntropy()
     return LabelSmoothingCrossEntropy(train.smoothing) if train.smoothing else nn.CrossEntropyLoss()

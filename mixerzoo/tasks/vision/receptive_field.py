@@ -1,4 +1,4 @@
-"""The effective receptive field: which pixels decide what an image model says about the middle of an image."""
+"""The effective receptive field shows which pixels decide an image model's features in the middle of an image."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor, nn
 def receptive_field(model: nn.Module, images: Tensor) -> Tensor:
     """`R = mean over images, sum over channels of |d (sum_c feature_c in the middle) / d pixel|`, 1 at its largest.
 
-    The input gradient of arXiv:1701.04128, section 2, with absolute values. The features are the last ones of a timm
-    model, before its norm, of which a sum over channels would say nothing. images: [B,C,H,W] -> [H,W], fp32, on the
-    CPU. The model's mode, and gradients that it has, are left as they are.
+    R is the input gradient of arXiv:1701.04128, section 2, with absolute values. The features are the last ones of a
+    timm model, before its norm: a sum over normed channels would say nothing. images: [B,C,H,W] -> [H,W], fp32, on the
+    CPU. The model's mode and its gradients stay unchanged.
     """
     was_training = model.training
     images = images.detach().requires_grad_()

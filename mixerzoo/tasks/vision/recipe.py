@@ -1,8 +1,8 @@
-"""What a vision run is: model, data, training and seed, and the recipe files that hold them.
+"""A vision run is model, data, training and seed. Recipe files hold the first three.
 
-A recipe is a TOML file with the tables of `VisionRun`: [model], [data], [train], [published]. Laid over each other, the
-later winning: the defaults here, which are DeiT's, the recipe, the command line's options, its `--set`.
-Standard library only.
+A recipe is a TOML file with the tables of `VisionRun`: [model], [data], [train], [published]. Later values override
+earlier ones, in this order: the defaults here, which are DeiT's; the recipe; the command line's options; its `--set`.
+This module needs the standard library only.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ read_recipe = partial(recipes.read_recipe, "vision")
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where images come from: see `data.load_data`.
+    """Configures the images' source: see `data.load_data`.
 
     name: digits | cifar10 | fashion_mnist | imagefolder:DIR | hfds:NAME.
-    dir: where the files stand or go; for imagefolder the folder itself, if it isn't in the name.
-    valid_fraction: of the training images, kept for choosing the epoch where the data have no validation part.
+    dir: the folder of the files; for imagefolder the folder itself, if it isn't in the name.
+    valid_fraction: the share of the training images that chooses the epoch, if the data have no validation part.
     image_key, label_key: the columns of a Hugging Face data set.
     """
 
@@ -51,13 +51,13 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class Training:
-    """How to train, in the names of timm's train.py. The defaults are DeiT's (arXiv:2012.12877, table 9).
+    """Configures the training, in the names of timm's train.py. The defaults are DeiT's (arXiv:2012.12877, table 9).
 
     A zero, or "" for `aa`, switches a thing off, the moving average of the weights (`model_ema_decay`) included.
-    `batch_size` counts the images of all processes together, unlike timm's, so that a recipe means the same on any
-    number of them; `grad_accum_steps` cuts it into what memory holds. `lr` is the learning rate itself; without it,
-    `lr_base` is that of a batch of `lr_base_size` and grows in proportion. `eval_metric`, on the validation images,
-    chooses the epoch that is tested.
+    `batch_size` counts the images of all processes together, unlike timm's. So a recipe means the same on any number of
+    them; `grad_accum_steps` cuts the batch into parts that fit the memory. `lr` is the learning rate itself. Without
+    it, `lr_base` is the rate of a batch of `lr_base_size` and grows in proportion. `eval_metric`, on the validation
+    images, chooses the epoch that is tested.
     """
 
     epochs: int = 300
@@ -114,15 +114,15 @@ class Training:
 
     @property
     def mixes(self) -> bool:
-        """Whether images are mixed, and labels with them."""
+        """Returns whether images are mixed, and labels with them."""
         return self.mixup > 0 or self.cutmix > 0
 
 
 @dataclass(frozen=True)
 class VisionRun:
-    """One training of one timm model. `model` holds its name and keyword arguments of `timm.create_model`.
+    """Describes one training of one timm model. `model` holds its name and keyword arguments of `timm.create_model`.
 
-    published: what the recipe's source reports, for comparison; nothing reads it.
+    published: results that the recipe's source reports, for comparison; nothing reads it.
     """
 
     model: dict[str, Any]
@@ -136,7 +136,7 @@ class VisionRun:
             raise ValueError("a vision run needs a model; remedy: --model, for example zoo_hgrn2_tiny_patch16_224")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; `from_dict` reads them back."""
+        """Returns plain JSON values; `from_dict` reads them back."""
         return json.loads(json.dumps(asdict(self)))
 
     @cached_property
@@ -155,7 +155,10 @@ def resolve(
     settings: Sequence[str] = (),
     seed: int | None = None,
 ) -> VisionRun:
-    """A run from what a command line says. Without a recipe, the data's own is taken if there is one (digits, ...)."""
+    """Builds a run from the command line's options.
+
+    Without a recipe, the data's own is used if it exists (digits, ...).
+    """
     values = read_recipe(recipe) if recipe is not None else {}
     options = {"model.name": model, "data.name": data, "data.dir": data_dir, "data.download": download or None}
     given = [(path, value) for path, value in {**options, "seed": seed}.items() if value is not None]

@@ -1,11 +1,11 @@
-"""Training a timm model: timm's optimizers, schedules, losses, mixup and EMA, on Hugging Face Accelerate.
+"""This trains a timm model: timm's optimizers, schedules, losses, mixup and EMA, on Hugging Face Accelerate.
 
     OUT/config.json    the run                       OUT/best.pth   weights, as timm reads them (`checkpoint_path=`)
-        history.json   one entry an epoch, percent       last.pth   everything needed to go on
+        history.json   one entry an epoch, percent       last.pth   everything needed to resume
         result.json    written at the end: its being there means that the run is finished
 
-Every epoch draws its random numbers from a seed of its own, so a run that was killed and goes on from its last epoch
-ends as if nothing had happened.
+Every epoch draws its random numbers from a seed of its own. So a killed run that resumes from its last epoch ends like
+an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader
 from mixerzoo.tasks.files import read_json, replacing, to_json, write_atomically
 from mixerzoo.tasks.provenance import provenance
 
-from .data import load_data, test_loader, train_loader, transforms
+from .image_data import load_data, test_loader, train_loader, transforms
 from .parts import build_model, make_criterion, make_mixup, make_optimizer
 from .recipe import VisionRun
 
@@ -39,7 +39,7 @@ REPORT_EVERY = 20  # updates
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands. `valid` (loss, top1, top5) is set at the end of an epoch; accuracies are in percent."""
+    """Reports a run's progress. The end of an epoch sets `valid` (loss, top1, top5); accuracies are in percent."""
 
     epoch: int
     epochs: int
@@ -52,10 +52,10 @@ class Progress:
 
 
 class Trainer:
-    """One run in one directory. The constructor makes every check, `run` trains from where `out` left off.
+    """Trains one run in one directory. The constructor makes every check; `run` trains, or resumes the run in `out`.
 
     Several processes (torchrun, accelerate launch) share each batch by rows; the first one writes.
-    Raises ValueError if `out` holds another run, and for what `build_model` and `load_data` raise it.
+    Raises ValueError if `out` holds another run, and whatever `build_model` and `load_data` raise.
     """
 
     def __init__(self, run: VisionRun, out: str | Path, argv: list[str]) -> None:
@@ -67,7 +67,7 @@ class Trainer:
             gradient_accumulation_steps=train.grad_accum_steps,
             log_with="tensorboard" if is_tensorboard_available() else None,
             project_dir=self.out,
-            cpu=not torch.accelerator.is_available(),  # said aloud, for several processes on CPUs find each other so
+            cpu=not torch.accelerator.is_available(),  # explicit, because several processes on CPUs find each other so
         )
         self.data = data = load_data(run.data, run.model.get("in_chans"))
         random_seed(run.seed)
@@ -104,7 +104,7 @@ class Trainer:
         self._open()
 
     def run(self) -> Iterator[Progress]:
-        """Train, choose the epoch that validates best, test it. A finished run has nothing left to do."""
+        """Trains, chooses the epoch with the best validation, and tests it. A finished run has nothing left to do."""
         while len(self.history) < self.epochs and not self._diverged and self.result is None:
             yield from self._epoch(len(self.history))
         if self.result is None:
@@ -113,12 +113,12 @@ class Trainer:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """What result.json holds; None until the run is finished."""
+        """Returns the content of result.json; None until the run is finished."""
         return read_json(self.out / "result.json")
 
     @property
     def best(self) -> dict[str, Any]:
-        """The entry of the best epoch, the later of equals."""
+        """Returns the entry of the best epoch, the later of equals."""
         metric = self.config.train.eval_metric
         sign = -1 if metric == "loss" else 1
         judged = (entry for entry in self.history if entry["valid"] is not None)
@@ -173,12 +173,12 @@ class Trainer:
 
     @property
     def _judged(self) -> nn.Module:
-        """What is evaluated and kept as best: the moving average if there is one."""
+        """Returns the model that is evaluated and saved as best: the moving average if there is one."""
         return self._raw_model if self.ema is None else self.ema.module
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, loader: DataLoader) -> dict[str, float]:
-        """Mean loss, and top-1 and top-5 accuracy in percent, over all images of a loader."""
+        """Returns mean loss, and top-1 and top-5 accuracy in percent, over all images of a loader."""
         model.eval()
         device = self.accelerator.device
         sums = torch.zeros(4, device=device, dtype=torch.float64 if device.type != "mps" else torch.float32)
@@ -192,7 +192,7 @@ class Trainer:
         return {"loss": loss / count, "top1": top1 / count, "top5": top5 / count}
 
     def _open(self) -> None:
-        """Claim the directory, or take up the run that it holds."""
+        """Claims the directory, or resumes the run in it."""
         config = self.config.to_dict()
         found = read_json(self.out / "config.json")
         if found is not None and found != config:
@@ -216,7 +216,10 @@ class Trainer:
         self.accelerator.init_trackers("tensorboard")
 
     def _record(self, entry: dict[str, Any]) -> None:
-        """Keep an epoch. `best.pth` comes first: if only it was written, the epoch is done again to the same end."""
+        """Saves an epoch.
+
+        `best.pth` comes first: if only it was written, the epoch is repeated with the same result.
+        """
         self.history.append(entry)
         valid = {f"valid/{name}": value for name, value in (entry["valid"] or {}).items()}
         self.accelerator.log({"train/loss": entry["loss"], "train/lr": entry["lr"], **valid}, step=entry["epoch"])

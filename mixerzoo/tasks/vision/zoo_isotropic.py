@@ -1,4 +1,4 @@
-"""The isotropic image model: patches, one width, any mixer; it meets the contract of timm's models."""
+"""The isotropic image model has patches, one width and any mixer; it meets the contract of timm's models."""
 
 import math
 from collections.abc import Mapping
@@ -21,44 +21,41 @@ from timm.models._input import get_pretrained_grid_size, update_model_input_size
 from timm.models.vision_transformer import global_pool_nlc
 from torch import Tensor, nn
 
+from mixerzoo.blocks.depth import share_over_depth
 from mixerzoo.blocks.scan_order import check_scan_order
-from mixerzoo.blocks.stack import lower_bounds_for
-from mixerzoo.mixers.base import check_choice
-from mixerzoo.mixers.norms import make_norm
+from mixerzoo.blocks.start import reset_parameters
+from mixerzoo.mixers.parts.checks import check_choice
+from mixerzoo.mixers.parts.norms import make_norm
 
-from .zoo_blocks import (
-    ImageBlock,
-    reset_parameters,
-    undecayed,
-    with_blocks_of_its_own,
-)
+from .zoo_blocks import ImageBlock, SharingLayers, undecayed, with_blocks_of_its_own
 
 POOLS = ("avg", "avgmax", "max", "token", "")
 
 
-class IsotropicMixer(nn.Module):
-    """Patches, `depth` blocks of one width, a norm, a mean and a linear classifier: [B,3,H,W] -> [B,num_classes].
+class IsotropicMixer(SharingLayers):
+    """Applies patches, `depth` blocks of one width, a norm, a mean and a classifier: [B,3,H,W] -> [B,num_classes].
 
     Args:
         img_size, patch_size, in_chans, num_classes: of images, patches and classifier (0 classes: pooled features).
         global_pool: avg | avgmax | max | token (the class token) | "" (none).
         embed_dim, depth: width D and number of blocks.
-        mixer, mixer_kwargs: name and keywords of the mixer; it looks both ways unless its spec or the keywords say no.
+        mixer, mixer_kwargs: name and keywords of the mixer; bidirectional unless its spec or the keywords say no.
         scan_order: a name of blocks/scan_order.py.
         channel_mixer: keywords of `GLU`; without hidden or multiplier, its width follows from block_weights.
         block_weights: weights of mixer and GLU together, over D^2: 12 as in ViT.
         norm: of the blocks: layer | rms | srms. final_norm: the last one. fc_norm: it comes after the pooling.
         lower_bounds: skip_last | skip_first, the convention of HGRN's bounds, for mixers that have them; None: none.
         pos_embed: learn | none.
-        class_token: one token more, in the middle of the sequence, where both directions reach it; first of what
-            forward_features returns.
+        class_token: adds a token in the middle of the sequence, so that both directions reach it. It comes first in the
+            output of forward_features.
         dynamic_img_size: take every image size, resampling the position embedding. dynamic_img_pad: pad images whose
             size the patches don't divide.
         drop_rate: before the classifier. pos_drop_rate: of the embedded tokens. patch_drop_rate: of tokens left out in
             training, the others keep their order. proj_drop_rate, drop_path_rate: of a block's branches.
-        init_values: a learned scale of every branch that starts there; None: none.
+        init_values: the start of a learned scale on every branch; None: no scale.
 
-    Raises ValueError for settings that contradict each other, TypeError for unknown ones."""
+    Raises ValueError for settings that contradict each other, TypeError for unknown ones.
+    """
 
     dynamic_img_size: Final[bool]
 
@@ -136,7 +133,8 @@ class IsotropicMixer(nn.Module):
                 for drop_path in cast(list[float], calculate_drop_path_rates(drop_path_rate, depth))
             ]
             self.blocks = nn.ModuleList(blocks)
-            self.lower_bounds = lower_bounds_for((block.mixer for block in blocks), depth, embed_dim, lower_bounds)
+            mixers, options = (block.mixer for block in blocks), {"lower_bounds": lower_bounds}
+            share_over_depth(self, mixers, dim=embed_dim, depth=depth, options=options)
             self.norm = nn.Identity() if fc_norm else make_norm(final_norm, embed_dim)
             self.fc_norm = make_norm(final_norm, embed_dim) if fc_norm else nn.Identity()
             self.head_drop = nn.Dropout(drop_rate)
@@ -149,13 +147,13 @@ class IsotropicMixer(nn.Module):
 
     @torch.jit.ignore
     def init_weights(self) -> None:
-        """Every parameter to its start, as after construction; also after `to_empty`."""
+        """Resets every parameter to its start, as after construction; this also works after `to_empty`."""
         reset_parameters(self)
         self._init_tokens()
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
-        """Positions, class token, HGRN's lower bounds and theta, whatever a mixer marks with `_no_weight_decay`."""
+        """Returns positions, class token, HGRN's bounds and theta, and what a mixer marks with `_no_weight_decay`."""
         return {"pos_embed", "cls_token"} | undecayed(self)
 
     @torch.jit.ignore
@@ -174,7 +172,10 @@ class IsotropicMixer(nn.Module):
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new classifier on the old device, in the old dtype and mode; the pooling stays unless one is given."""
+        """Makes a new classifier, on the old device, in the old dtype and mode.
+
+        The pooling stays unless one is given.
+        """
         if global_pool is not None:
             self._check_pool(global_pool)
             self.global_pool = global_pool
@@ -186,7 +187,7 @@ class IsotropicMixer(nn.Module):
     def set_input_size(
         self, img_size: int | tuple[int, int] | None = None, patch_size: int | tuple[int, int] | None = None
     ) -> None:
-        """Images or patches of another size from now on: kernel and position embedding are resampled."""
+        """Sets the size of images or patches from now on: kernel and position embedding are resampled."""
         old_grid = self.patch_embed.grid_size
         self.patch_embed.set_input_size(img_size=img_size, patch_size=patch_size)
         grid = self.patch_embed.grid_size
@@ -198,7 +199,7 @@ class IsotropicMixer(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drops the blocks after the last one asked for. The lower bounds of those that stay do not change."""
+        """Drops the blocks after the last requested one. The lower bounds of the remaining blocks do not change."""
         taken, last = feature_take_indices(len(self.blocks), indices)
         self.blocks = self.blocks[: last + 1]
         if prune_norm:
@@ -218,7 +219,7 @@ class IsotropicMixer(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> Any:
-        """(final features, the outputs of the blocks `indices`), or the latter alone.
+        """Returns (final features, the outputs of the blocks `indices`), or the latter alone.
 
         The outputs are [B,D,H,W] or, with output_fmt="NLC", [B,N,D] without class token; with return_prefix_tokens,
         pairs of them and the class token [B,1,D]. indices: of blocks; an int n: the last n; None: all.
@@ -236,12 +237,12 @@ class IsotropicMixer(nn.Module):
         return taps if intermediates_only else (self.norm(x), taps)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """[B,C,H,W] -> [B,N,D], after the last norm, the class token first."""
+        """Maps [B,C,H,W] -> [B,N,D], after the last norm, the class token first."""
         taken: list[int] = []
         return self.norm(self._run_blocks(x, taken, len(self.blocks) - 1)[0])
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """[B,N,D] -> [B,num_classes], or [B,D] with pre_logits."""
+        """Maps [B,N,D] -> [B,num_classes], or [B,D] with pre_logits."""
         x = global_pool_nlc(x, pool_type=self.global_pool, num_prefix_tokens=self.num_prefix_tokens)
         x = self.head_drop(self.fc_norm(x))
         return x if pre_logits else self.head(x)
@@ -250,7 +251,7 @@ class IsotropicMixer(nn.Module):
         return self.forward_head(self.forward_features(x))
 
     def _run_blocks(self, x: Tensor, taken: list[int], last: int) -> tuple[Tensor, list[Tensor], list[int]]:
-        """What block `last` puts out, what the blocks `taken` put out, and the grid [H, W] of tokens."""
+        """Returns the output of block `last`, the outputs of the blocks `taken`, and the grid [H, W] of tokens."""
         x = self.patch_embed(x)
         height, width = x.shape[1], x.shape[2]
         x = x.flatten(1, 2)
@@ -264,15 +265,15 @@ class IsotropicMixer(nn.Module):
         if self.cls_token is not None:
             middle = x.shape[1] // 2
             x = torch.cat([x[:, :middle], self.cls_token.expand(x.shape[0], -1, -1), x[:, middle:]], 1)
-        bounds = self.lower_bounds() if self.lower_bounds is not None else None
+        carried = self.begin_sharing()
         outputs: list[Tensor] = []
         for i, block in enumerate(self.blocks):
             if i <= last:
-                bound = bounds[i] if bounds is not None else None
+                shared, carried = self.share(i, x, carried)
                 if self.grad_checkpointing and not torch.jit.is_scripting():
-                    x = checkpoint(block, x, height, width, bound, kept)
+                    x = checkpoint(block, x, height, width, shared, kept)
                 else:
-                    x = block(x, height, width, bound, kept)
+                    x = block(x, height, width, shared, kept)
                 if i in taken:
                     outputs.append(self._class_token_first(x))
         return self._class_token_first(x), outputs, [height, width]
@@ -298,7 +299,7 @@ class IsotropicMixer(nn.Module):
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: IsotropicMixer) -> dict[str, Tensor]:
-    """A checkpoint of another image or patch size made fit: patch kernel and position embedding are resampled."""
+    """Fits a checkpoint of another image or patch size: patch kernel and position embedding are resampled."""
     state_dict = state_dict.get("model", state_dict)
     state_dict = dict(state_dict.get("state_dict", state_dict))
     kernel, positions = state_dict.get("patch_embed.proj.weight"), state_dict.get("pos_embed")

@@ -1,4 +1,4 @@
-"""The hierarchical image model, for detection and segmentation: four stages of any mixer, in timm's contract."""
+"""The hierarchical image model serves detection and segmentation: four stages of any mixer, in timm's contract."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -11,22 +11,23 @@ from timm.models import checkpoint
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from mixerzoo.blocks.depth import share_over_depth
 from mixerzoo.blocks.scan_order import check_scan_order
-from mixerzoo.blocks.stack import lower_bounds_for
+from mixerzoo.blocks.start import reset_parameters
 
 from .zoo_blocks import (
     ImageBlock,
-    reset_parameters,
+    SharingLayers,
     undecayed,
     with_blocks_of_its_own,
 )
 
 
-class Stage(nn.Module):
-    """Blocks at one resolution, after halving it unless it is the first stage's: [B,C,H,W] -> [B,D,H',W'].
+class Stage(SharingLayers):
+    """Runs blocks at one resolution; all but the first stage halve it before: [B,C,H,W] -> [B,D,H',W'].
 
-    A stage knows which of all the model's layers are its own: the lower bounds of its gates are rows `first_layer` on
-    of [depth of the model, D].
+    A stage knows its own layers among the model's: the lower bounds of its gates are rows `first_layer` on of [depth of
+    the model, D].
     """
 
     def __init__(
@@ -44,40 +45,48 @@ class Stage(nn.Module):
         halve = nn.Sequential(LayerNorm2d(in_dim), nn.Conv2d(in_dim, dim, 3, stride=2, padding=1))
         self.downsample = halve if downsample else nn.Identity()
         self.blocks = nn.ModuleList(blocks)
-        self.lower_bounds = lower_bounds_for((block.mixer for block in blocks), model_depth, dim, lower_bounds)
         self.first_layer = first_layer
+        share_over_depth(
+            self,
+            (block.mixer for block in blocks),
+            dim=dim,
+            depth=model_depth,
+            first=first_layer,
+            options={"lower_bounds": lower_bounds},
+        )
         self.grad_checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.downsample(x)
         height, width = x.shape[2], x.shape[3]
         x = x.flatten(2).transpose(1, 2)
-        bounds = self.lower_bounds() if self.lower_bounds is not None else None
+        carried = self.begin_sharing()
         for i, block in enumerate(self.blocks):
-            bound = bounds[self.first_layer + i] if bounds is not None else None
+            shared, carried = self.share(i, x, carried)
             if self.grad_checkpointing and not torch.jit.is_scripting():
-                x = checkpoint(block, x, height, width, bound, None)
+                x = checkpoint(block, x, height, width, shared, None)
             else:
-                x = block(x, height, width, bound, None)
+                x = block(x, height, width, shared, None)
         return x.transpose(1, 2).unflatten(2, [height, width])
 
 
 class PyramidMixer(nn.Module):
-    """A convolutional stem, stages at strides 4, 8, 16, 32, a norm, a mean and a linear classifier.
+    """Applies a convolutional stem, stages at strides 4, 8, 16, 32, a norm, a mean and a linear classifier.
 
-    Every image size is taken; there is no position embedding: stem and downsampling see where their padding is.
+    It takes every image size. It has no position embedding: stem and downsampling see where their padding is.
 
     Args:
         in_chans, num_classes: of images and classifier (0 classes: pooled features).
         global_pool: avg | avgmax | max | catavgmax | "" (none).
         embed_dims, depths: widths and numbers of blocks of the stages.
-        mixer, mixer_kwargs: name and keywords of the mixer, for every stage or, a list, stage by stage; it looks both
-            ways unless its spec or the keywords say no.
+        mixer, mixer_kwargs: name and keywords of the mixer, for every stage or, a list, stage by stage; bidirectional
+            unless its spec or the keywords say no.
         scan_order, channel_mixer, block_weights, norm, lower_bounds, proj_drop_rate, drop_path_rate, init_values: as of
             `IsotropicMixer`; the bounds grow over all the stages.
         drop_rate: before the classifier.
 
-    Raises ValueError for settings that contradict each other, TypeError for unknown ones."""
+    Raises ValueError for settings that contradict each other, TypeError for unknown ones.
+    """
 
     def __init__(
         self,
@@ -159,12 +168,12 @@ class PyramidMixer(nn.Module):
 
     @torch.jit.ignore
     def init_weights(self) -> None:
-        """Every parameter to its start, as after construction; also after `to_empty`."""
+        """Resets every parameter to its start, as after construction; this also works after `to_empty`."""
         reset_parameters(self)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
-        """HGRN's lower bounds and theta, and whatever a mixer marks with `_no_weight_decay`."""
+        """Returns HGRN's lower bounds and theta, and whatever a mixer marks with `_no_weight_decay`."""
         return undecayed(self)
 
     @torch.jit.ignore
@@ -186,7 +195,10 @@ class PyramidMixer(nn.Module):
         return self.head.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new classifier on the old device, in the old dtype and mode; the pooling stays unless one is given."""
+        """Makes a new classifier, on the old device, in the old dtype and mode.
+
+        The pooling stays unless one is given.
+        """
         self.num_classes = num_classes
         self.head.reset(num_classes, pool_type=global_pool, **get_device_dtype(self))
         self.head_hidden_size = self.head.num_features
@@ -194,7 +206,7 @@ class PyramidMixer(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drops the stages after the last one asked for, the norm with the last stage. Lower bounds do not change."""
+        """Drops the stages after the last requested one, the norm with the last stage. Lower bounds do not change."""
         taken, last = feature_take_indices(len(self.stages), indices)
         if prune_norm or last < len(self.stages) - 1:
             self.norm = nn.Identity()
@@ -215,7 +227,7 @@ class PyramidMixer(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> Any:
-        """(final features, the outputs of the stages `indices`), or the latter alone; each is [B,D,H,W].
+        """Returns (final features, the outputs of the stages `indices`), or the latter alone; each is [B,D,H,W].
 
         norm acts on the last stage's output, the only one that has a norm. indices: an int n: the last n; None: all.
         """
@@ -235,11 +247,11 @@ class PyramidMixer(nn.Module):
         return outputs if intermediates_only else (x, outputs)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """[B,C,H,W] -> [B,D,H/32,W/32], after the norm."""
+        """Maps [B,C,H,W] -> [B,D,H/32,W/32], after the norm."""
         return self.norm(self.stages(self.stem(x)))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """[B,D,H,W] -> [B,num_classes], or [B,D] with pre_logits."""
+        """Maps [B,D,H,W] -> [B,num_classes], or [B,D] with pre_logits."""
         return self.head(x, pre_logits=True) if pre_logits else self.head(x)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -250,6 +262,6 @@ class PyramidMixer(nn.Module):
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: PyramidMixer) -> dict[str, Tensor]:
-    """The weights of a checkpoint, which may hold them under "model" or "state_dict". Nothing depends on image size."""
+    """Returns a checkpoint's weights, which may stand under "model" or "state_dict". Nothing depends on image size."""
     state_dict = state_dict.get("model", state_dict)
     return dict(state_dict.get("state_dict", state_dict))

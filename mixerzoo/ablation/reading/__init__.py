@@ -1,0 +1,1 @@
+"""Reads the runs of a store: arms with intervals, comparisons, warnings, figures and reports."""

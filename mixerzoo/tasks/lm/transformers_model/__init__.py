@@ -1,0 +1,1 @@
+"""Makes the language model one of transformers': module, cache, inputs and loss."""

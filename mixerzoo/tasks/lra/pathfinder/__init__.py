@@ -1,0 +1,1 @@
+"""Draws Pathfinder and Path-X, or reads them from the released files."""
