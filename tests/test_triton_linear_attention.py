@@ -15,8 +15,8 @@ from mixerzoo.kernels.gated_linear_attention import cases as gla_cases
 from mixerzoo.kernels.gated_linear_attention import gated_linear_attention, schedule, triton_backward, tuning
 from mixerzoo.kernels.gated_linear_attention.triton_op import backward, forward
 from mixerzoo.kernels.gated_linear_attention.triton_plan import Call
-from mixerzoo.kernels.gated_scan.cases import DOCUMENTS
 from mixerzoo.kernels.hgrn2 import cases, hgrn2
+from mixerzoo.kernels.sampling import DOCUMENTS
 
 from .conformance.test_ops import differentiable, inputs_of, outputs_and_gradients
 from .tolerances import assert_close, assert_identical
@@ -24,14 +24,13 @@ from .tolerances import assert_close, assert_identical
 pytestmark = pytest.mark.usefixtures("poisoned_empty")
 
 SMALL: dict[str, Any] = {"B": 1, "H": 1, "K": 3, "V": 2}
+IN_TIME = ("q", "logits", "v")
 
 
 def call_of(inputs: dict[str, Any]) -> Call:
     """The call that an op's inputs are planned as, scale and activation apart."""
-    q, source, v, gate = list(inputs.values())[:4]
-    keys = {"k": source, "log_f": gate} if "log_f" in inputs else {"logits": source, "lower_bound": gate}
-    options = {name: inputs[name] for name in ("cu_seqlens", "direction") if name in inputs}
-    return Call(q, v, **keys, **options)
+    fields = ("q", "v", "k", "log_f", "logits", "lower_bound", "cu_seqlens", "direction")
+    return Call(**{name: inputs[name] for name in fields if name in inputs})
 
 
 def check_planned(op: str, inputs: dict[str, Any], **changes: Any) -> None:
@@ -118,7 +117,7 @@ def test_what_is_left_to_the_decay_tree(arguments: Any, blocks: int, blocks_left
 
 @pytest.mark.parametrize(("T", "H", "launches"), [(196, 1, (1, 2)), (4096, 96, (1, 2)), (4096, 1, (2, 2))])
 def test_launches(T: int, H: int, launches: tuple[int, int]) -> None:
-    """Forward has one if a row is short or heads are many, else two; backward has two, and a sum of dgamma's parts."""
+    """Forward has one if a row is short or heads are many, else two; backward has two, and sums the bound's parts."""
     x = torch.empty(1, T, H, 64, device="meta")
     call = Call(x, x, logits=x, lower_bound=torch.empty(H, 64, device="meta"), activation="silu")
     y, state, states = call.outputs(save=True)
@@ -154,7 +153,7 @@ def test_one_token_is_decoded(op: Any, K: int) -> None:
 
 def test_strides_change_nothing() -> None:
     inputs = cases.make_inputs(T=20)
-    strided = {name: x.transpose(1, 2).contiguous().transpose(1, 2) for name, x in inputs.items() if name in "qxv"}
+    strided = {name: x.transpose(1, 2).contiguous().transpose(1, 2) for name, x in inputs.items() if name in IN_TIME}
     assert_identical(hgrn2(**on_triton(inputs | strided)), hgrn2(**on_triton(inputs)))
 
 
@@ -184,23 +183,23 @@ def test_compiled_without_graph_breaks(direction: str) -> None:
 
 def test_exported() -> None:
     class Op(torch.nn.Module):
-        def forward(self, q: Tensor, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-            return hgrn2(q, x, v, 0.5, backend="triton")
+        def forward(self, q: Tensor, logits: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+            return hgrn2(q, logits, v, 0.5, backend="triton")
 
     inputs = cases.make_inputs(T=20, dtype=torch.float32)
-    arguments = tuple(inputs[name] for name in "qxv")
+    arguments = tuple(inputs[name] for name in IN_TIME)
     assert_identical(torch.export.export(Op(), arguments).module()(*arguments), Op()(*arguments))
 
 
 def test_exported_without_gradients_it_says_so_when_asked_for_them() -> None:
     class Op(torch.nn.Module):
-        def forward(self, q: Tensor, x: Tensor, v: Tensor) -> Tensor:
-            return hgrn2(q, x, v, 0.5, backend="triton")[0]
+        def forward(self, q: Tensor, logits: Tensor, v: Tensor) -> Tensor:
+            return hgrn2(q, logits, v, 0.5, backend="triton")[0]
 
     inputs = cases.make_inputs(**SMALL | {"T": 5}, dtype=torch.float32)
     with torch.no_grad():
-        exported = torch.export.export(Op(), tuple(inputs[name] for name in "qxv")).module()
-    y = exported(*(inputs[name].requires_grad_() for name in "qxv"))
+        exported = torch.export.export(Op(), tuple(inputs[name] for name in IN_TIME)).module()
+    y = exported(*(inputs[name].requires_grad_() for name in IN_TIME))
     with pytest.raises(RuntimeError, match="made without gradients; remedy: export"):
         y.sum().backward()
 
