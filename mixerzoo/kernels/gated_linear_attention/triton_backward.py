@@ -1,5 +1,7 @@
-"""The backward kernel: a program has a block of tokens and a head, the state S that enters the block and the
-gradient dS that leaves it. `triton_forward` has stored the one and `triton_states` the other.
+"""The backward kernel computes all gradients of a block of tokens and a head in one program.
+
+A program has the state S that enters the block and the gradient dS that leaves it. `triton_forward` has stored the one
+and `triton_states` the other.
 
 With q^, k^, A, h and c of `triton_forward`, for the block in one piece, and dA_ts = dy_t . v_s for s <= t, else 0,
 

@@ -1,4 +1,4 @@
-"""What the kernels do within one chunk of C tokens: load tiles, form keys and gates, sum gates.
+"""The kernels share what they do within one chunk of C tokens: load tiles, form keys and gates, sum gates.
 
 Products of gates are powers of two of sums of `g = log2 f`, and the sums are matrix products with zeros and ones.
 """
@@ -184,8 +184,10 @@ def hold(x, FAST_MATH: tl.constexpr):
 
 @triton.jit
 def prefetch(pointer, base, row, stride, column, END: tl.constexpr, BLOCK: tl.constexpr, FAST_MATH: tl.constexpr):
-    """Asks for what is loaded later, to have it in the L2 cache by then: of rows base + row, all of them within the
-    tensor, BLOCK columns from `column` on, up to END. FAST_MATH: NVIDIA's instruction, for a line of 128 bytes."""
+    """Asks for what is loaded later, so that it is in the L2 cache by then.
+
+    These are BLOCK columns from `column` on, up to END, of rows base + row, all of them within the tensor. FAST_MATH:
+    NVIDIA's instruction, for a line of 128 bytes."""
     if FAST_MATH:
         LINE: tl.constexpr = 1024 // pointer.dtype.element_ty.primitive_bitwidth
         LINES: tl.constexpr = 1 if BLOCK <= LINE else 2 if BLOCK <= 2 * LINE else 4  # of at most 256 columns
@@ -256,7 +258,7 @@ def sequence_bounds(cu_seqlens, sequence, T):
 
 @triton.jit
 def first_slot(cu_seqlens, sequence, T, size):
-    """Where a sequence's parts of `size` tokens lie in a buffer that all sequences share.
+    """Finds where a sequence's parts of `size` tokens lie in a buffer that all sequences share.
 
     Document n needs at most ceil(length / size) slots, one if it is empty, and has them from start/size + n on: no
     prefix sum over the documents, and no two overlap.

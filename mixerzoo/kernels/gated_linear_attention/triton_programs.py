@@ -46,7 +46,7 @@ class Variant:
 
     @property
     def ways(self) -> int:
-        """How many times a call goes through time."""
+        """Counts how many times a call goes through time."""
         return 2 if self.direction == "both" else 1
 
     @property
@@ -60,7 +60,7 @@ class Variant:
 
     @functools.cached_property
     def precision(self) -> torch.dtype:
-        """That of the state and of all arithmetic but the operands of matrix products."""
+        """Returns the dtype of the state and of all arithmetic but the operands of matrix products."""
         return torch.promote_types(self.operand, torch.float32)
 
     @property
@@ -101,12 +101,12 @@ class Variant:
 
     @functools.cached_property
     def states(self) -> Program:
-        """Of segments, walking as the call does."""
+        """Finds the states of segments, walking as the call does."""
         return self._states(adjoint=False)
 
     @functools.cached_property
     def gradients(self) -> Program:
-        """Of the states behind every block, walking the other way."""
+        """Finds the gradients of the states behind every block, walking the other way."""
         return self._states(adjoint=True)
 
     def _states(self, *, adjoint: bool) -> Program:
@@ -148,8 +148,9 @@ class Variant:
 
     @property
     def _tiles(self) -> tuple[int, int, int]:
-        """Channels of K and of V that the backward kernel takes at a time, and of V for dv: what registers allow, of
-        which masks and a second direction take some."""
+        """Returns the channels of K and of V that the backward kernel takes at a time, and of V for dv.
+
+        Registers allow so many; masks and a second direction take some of them."""
         if self.operand != torch.bfloat16:
             return 16, 16, 16
         width, both = power_of_two(self.V), self.direction == "both"
@@ -159,8 +160,9 @@ class Variant:
         return block_k, min(block_v, width), min(wide, width)
 
     def _span(self, most: float) -> float:
-        """How far the gates of a chunk may go, in powers of two: what the rounding of their sum does to an exponent is
-        an error of the product."""
+        """Returns how far the gates of a chunk may go, in powers of two.
+
+        The rounding of their sum changes an exponent, which is an error of the product."""
         return most if self.operand == torch.bfloat16 else 32.0
 
     @property

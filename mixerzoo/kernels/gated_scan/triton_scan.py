@@ -211,7 +211,7 @@ def _place(cu_seqlens, T, D, CHANNELS: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def _block(start, length, block, D, inside, REVERSE: tl.constexpr, SEGMENTS: tl.constexpr, STEPS: tl.constexpr):
-    """Where a block begins, and the tokens left [SEGMENTS, CHANNELS] from each segment on, none in missing channels."""
+    """Finds where a block begins, and the tokens left from each segment on: [SEGMENTS, CHANNELS]."""
     passed = block * SEGMENTS * STEPS
     left = tl.where(inside, length - passed - tl.arange(0, SEGMENTS)[:, None] * STEPS, 0)
     if REVERSE:
