@@ -104,6 +104,21 @@ def test_it_is_a_language_model(site: Path, name: str) -> None:
     run(site, "-c", LANGUAGE_MODEL, name)
 
 
+def test_a_mixer_that_looks_both_ways_is_no_causal_language_model(site: Path) -> None:
+    refused = """
+import pytest
+from mixerzoo.blocks.stack import Stack
+from mixerzoo.tasks.lm import MixerConfig, MixerForCausalLM
+
+with pytest.raises(ValueError, match="a causal language model can't have 'blend', which looks both ways"):
+    MixerForCausalLM(MixerConfig("blend", vocab_size=50, hidden_size=32, num_hidden_layers=1))
+with pytest.raises(ValueError, match="the stack has bidirectional=False, got mixer 'blend', which can't be so"):
+    Stack(32, 1, "blend")
+assert Stack(32, 1, {"name": "blend", "length": 5}, bidirectional=True).blocks[0].mixer.bidirectional
+"""
+    run(site, "-c", refused)
+
+
 IMAGE_MODELS = """
 import sys, timm, torch
 import mixerzoo.tasks.vision

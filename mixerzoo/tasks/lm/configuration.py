@@ -138,6 +138,8 @@ class MixerConfig(PreTrainedConfig):
             )
         if mixer.get("bidirectional"):
             raise ValueError("a causal language model can't have bidirectional=True; remedy: leave it out")
+        if "causal" not in mixer_info(mixer["name"]).capabilities:
+            raise ValueError(f"a causal language model can't have {mixer['name']!r}, which looks both ways")
         takes = inspect.signature(MIXERS.get(mixer["name"]).__init__).parameters
         heads = {own: getattr(self, name) for name, own in HEADS.items() if own in takes and getattr(self, name)}
         return {**heads, **mixer, "dim": self.hidden_size}
