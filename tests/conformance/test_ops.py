@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 import mixerzoo.kernels
+from mixerzoo.kernels.gated_linear_attention.cases import HEADS
 from mixerzoo.kernels.recurrence import each
 from mixerzoo.kernels.sampling import DOCUMENTS, RECURRENT_CASES, OpFacts
 
@@ -69,9 +70,19 @@ each_recurrence = pytest.mark.parametrize(
 )
 CASES = [(op, case) for op in OPS for case in folder(op, "cases").CASES]
 each_case = pytest.mark.parametrize(("op", "case"), CASES)
-each_implementation = pytest.mark.parametrize(
-    ("op", "backend", "case"), [(op, backend, case) for op, case in CASES for backend in backends(op)]
-)
+# Triton's kernels see shared heads repeated, and in fp64 the interpreter has shown the algebra of every case already.
+REPEATED = tuple(HEADS.keys() - {"grouped-queries-packed"})
+SHOWN_IN_FP64 = tuple(RECURRENT_CASES.keys() - {"T=130", "packed-both"})
+
+
+def implementations(slow: tuple[str, ...]) -> pytest.MarkDecorator:
+    """Runs a test for every case of every op on every backend; those of Triton that end so are slow."""
+    chosen = [
+        pytest.param(op, backend, case, marks=[pytest.mark.slow] * (backend == "triton" and case.endswith(slow)))
+        for op, case in CASES
+        for backend in backends(op)
+    ]
+    return pytest.mark.parametrize(("op", "backend", "case"), chosen)
 
 
 def differentiable(inputs: dict[str, Any]) -> dict[str, Tensor]:
@@ -140,7 +151,7 @@ def test_an_op_says_what_it_is(op: str) -> None:
     assert "backend" in inspect.signature(function(op)).parameters
 
 
-@each_implementation
+@implementations(slow=REPEATED)
 def test_implementation_equals_reference(op: str, backend: str, case: str) -> None:
     inputs = inputs_of(op, case)
     actual = outputs_and_gradients(op, inputs | {"backend": backend})
@@ -149,20 +160,7 @@ def test_implementation_equals_reference(op: str, backend: str, case: str) -> No
     assert_close(actual, expected)
 
 
-# In fp64 the interpreter has shown the algebra of every case already; fp32 is tried where gates and sizes are extreme.
-SHOWN_IN_FP64 = tuple(RECURRENT_CASES.keys() - {"T=130", "packed-both"})
-
-
-@pytest.mark.parametrize(
-    ("op", "backend", "case"),
-    [
-        pytest.param(
-            op, backend, case, marks=[pytest.mark.slow] * (backend == "triton" and case.endswith(SHOWN_IN_FP64))
-        )
-        for op, case in CASES
-        for backend in backends(op)
-    ],
-)
+@implementations(slow=REPEATED + SHOWN_IN_FP64)
 def test_fp32_errs_no_more_than_twice_the_reference(op: str, backend: str, case: str) -> None:
     inputs = inputs_of(op, case, torch.float32)
     oracle = outputs_and_gradients(op, converted(inputs, torch.float64) | {"backend": "reference"})
